@@ -1,0 +1,36 @@
+"""What can go wrong, in terms that every door of the house understands.
+
+A `Problem` is the asker's to mend: each door says it in its own way (HTTP: RFC 9457 problem+json; the command line: a
+sentence). The other errors are the house's own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
+    """`code` is a stable short name; `detail` tells a person what happened and what to do."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: dict[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.errors = errors
+        """(path, message) of each fault where there are several."""
+        self.headers = headers or {}
+        self.extra = extra
+
+
+class DatabaseUnavailable(Exception):  # noqa: N818 - a condition, not a mistake
+    """PostgreSQL could not be asked, or did not say whether it has committed."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"PostgreSQL does not answer: {str(cause) or type(cause).__name__}")

@@ -1,0 +1,60 @@
+"""The parts of one process, put together: the only place that knows them all.
+
+Open it inside the event loop that it belongs to, and after any fork.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from app import callbacks
+from app.broker import Publisher
+from app.engine import Engine
+from app.participants.registry import Participants
+from app.relay import Relay
+from app.settings import Settings
+from app.store.database import Database
+from app.store.definitions import Definitions
+from app.store.sagas import Sagas
+from app.store.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    settings: Settings
+    database: Database
+    definitions: Definitions
+    services: Services
+    sagas: Sagas
+    publisher: Publisher
+    engine: Engine
+    relay: Relay
+    participants: Participants | None
+
+
+@contextlib.asynccontextmanager
+async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterator[House]:
+    """`worker`: whether attempts are carried out in this process."""
+    database = Database(settings.database_url, pool=settings.database_pool)
+    definitions, services = Definitions(database), Services(database)
+    sagas = Sagas(database, definitions)
+    publisher = Publisher(settings.redis_url)
+    participants = Participants(services.get, settings) if worker else None
+    engine = Engine(sagas, database.now, publisher, settings, participants, callbacks.maker(settings))
+    try:
+        yield House(
+            settings,
+            database,
+            definitions,
+            services,
+            sagas,
+            publisher,
+            engine,
+            Relay(database, publisher),
+            participants,
+        )
+    finally:
+        if participants is not None:
+            await participants.close()
+        await publisher.close()
+        await database.close()

@@ -1,0 +1,128 @@
+"""What the house tells about itself: logs and metrics. The only place that instruments.
+
+Counters count what was committed, after the commit, in the process that committed it. Under `saga up` the processes
+of the machine share files (`SAGA_METRICS_DIR`), so that a count outlives the process that made it and the API shows
+the whole house.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+from app.saga.definition import Definition
+from app.saga.messages import Outcome, RecordType, Transition
+from app.saga.state import SECOND, Operation, State
+from app.settings import Settings
+
+log: Final = logging.getLogger("saga")
+
+# prometheus_client decides once, at its import, whether values live in files.
+if (_directory := os.environ.get("SAGA_METRICS_DIR")) and not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    Path(_directory).mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _directory
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest  # noqa: E402
+from prometheus_client.metrics_core import Metric  # noqa: E402
+from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
+from prometheus_client.registry import Collector  # noqa: E402
+
+SAGA_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400)
+STEP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+started: Final = Counter("saga_started", "Sagas started", ["saga"])
+finished: Final = Counter("saga_finished", "Sagas that have reached a final state", ["saga", "state"])
+duration: Final = Histogram("saga_duration_seconds", "From created to final", ["saga", "state"], buckets=SAGA_SECONDS)
+attempts: Final = Counter("saga_step_attempts", "Attempts that have ended", ["saga", "step", "operation", "outcome"])
+step_duration: Final = Histogram(
+    "saga_step_duration_seconds",
+    "One attempt, as its worker saw it",
+    ["saga", "step", "operation"],
+    buckets=STEP_SECONDS,
+)
+sweeps: Final = Counter("saga_sweep", "Sweeps, and what they found", ["result"])
+
+
+def configure_logging(level: str = "INFO") -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
+    logging.getLogger("kombu").setLevel(logging.WARNING)
+
+
+def attempt(definition: Definition, step: int, operation: Operation, outcome: Outcome) -> None:
+    name = definition.steps[step].name
+    attempts.labels(definition.name, name, operation, str(outcome.kind)).inc()
+    if (milliseconds := outcome.record.get("ms")) is not None:
+        step_duration.labels(definition.name, name, operation).observe(milliseconds / 1000)
+
+
+def transition(definition: Definition, state: State, moved: Transition) -> None:
+    """Counts what one committed transition changed."""
+    if any(record.type is RecordType.SAGA_STARTED for record in moved.records):
+        started.labels(definition.name).inc()
+    if state.final and state.finished_at is not None:
+        finished.labels(definition.name, str(state.state)).inc()
+        seconds = (state.finished_at - state.created_at) / SECOND
+        duration.labels(definition.name, str(state.state)).observe(seconds)
+
+
+def swept(counts: dict[str, int]) -> None:
+    for result, count in counts.items():
+        if count:
+            sweeps.labels(result).inc(count)
+    sweeps.labels("run").inc()
+
+
+def exposition(registry: CollectorRegistry | None = None, *, whole_house: bool = True) -> bytes:
+    """The counters as Prometheus text: of all processes of this machine, or of this one alone."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is None:
+        return generate_latest(REGISTRY) + (generate_latest(registry) if registry else b"")
+    merged = CollectorRegistry()
+    if whole_house:
+        MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
+    else:
+        merged.register(_OwnFiles(directory))
+    return generate_latest(merged) + (generate_latest(registry) if registry else b"")
+
+
+class _OwnFiles(Collector):
+    """The values of this process alone, of a house whose processes share their files."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = Path(directory)
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in self._directory.glob(f"*_{os.getpid()}.db")]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def serve_metrics(settings: Settings) -> None:
+    """A worker's own /metrics, on the first free port from `SAGA_WORKER_METRICS_PORT`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.partition("?")[0] == "/metrics"
+            body = exposition(whole_house=False) if found else b"/metrics is here\n"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", CONTENT_TYPE_LATEST if found else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for port in range(settings.worker_metrics_port, settings.worker_metrics_port + 100):
+        try:
+            server = ThreadingHTTPServer((settings.host, port), Handler)
+        except OSError:
+            continue
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        log.info("metrics of this worker: http://%s:%d/metrics", settings.host, port)
+        return
+    log.warning("no port from %d on is free: this worker's metrics are not served", settings.worker_metrics_port)

@@ -1,0 +1,1 @@
+"""How a call to a participant is really made."""

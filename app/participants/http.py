@@ -1,0 +1,239 @@
+"""Participants that speak HTTP.
+
+`judge` is the table of section 4 of the contract. Only the status decides, never words in a body, but that a
+problem+json body may say whether it is `retriable`. Redirects are not followed, and proxies from the environment
+are not used: a call goes to the registered address or nowhere.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from standardwebhooks import Webhook
+
+from app.participants.contract import HEAD_LENGTH, Attempt, not_sent, readable, unknown
+from app.saga.messages import Outcome, OutcomeKind
+from app.saga.service import Service
+from app.saga.state import ACTION
+
+CONNECT_SHARE: Final = 0.8
+"""Of an attempt's timeout: a connection that takes longer is given up, while it is certain that nothing was sent."""
+
+KEEPALIVE_SECONDS: Final = 3
+"""Shorter than what servers commonly allow, so that we do not send into a connection that is being closed."""
+
+RETRY: Final = frozenset({408, 425, 429})
+PROXY: Final = frozenset({502, 504})
+"""A proxy's word, not the participant's answer: the request may still run behind it."""
+
+
+def open_session() -> aiohttp.ClientSession:
+    """One per process and event loop."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=True,
+        trust_env=False,
+        headers={"User-Agent": "saga-orchestrator"},
+    )
+
+
+class HttpParticipant:
+    def __init__(self, session: aiohttp.ClientSession, service: Service, max_output_bytes: int) -> None:
+        self._session, self._service, self._max_output_bytes = session, service, max_output_bytes
+        self._base = (service.url or "").rstrip("/")
+        # Several secrets are for rotation: each signs, and the participant accepts any that it knows.
+        self._signers = [Webhook(secret) for secret in service.secrets]
+
+    async def __call__(self, attempt: Attempt) -> Outcome:
+        started = time.monotonic()
+
+        def left() -> float:
+            return attempt.timeout_seconds - (time.monotonic() - started)
+
+        body = attempt.body()
+        timeout = aiohttp.ClientTimeout(total=None, connect=attempt.timeout_seconds * CONNECT_SHARE)
+        try:
+            async with (
+                asyncio.timeout(attempt.timeout_seconds),
+                self._session.post(
+                    f"{self._base}/{attempt.name}",
+                    data=body,
+                    headers=self._headers(attempt, body),
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                content = await _read(response, self._max_output_bytes)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            return not_sent(f"no connection to {self._service.name} could be made: {_said(error)}")
+        except TimeoutError:
+            return unknown(f"{self._service.name} did not answer within {attempt.timeout_seconds:g} s")
+        except aiohttp.ClientResponseError as error:
+            text = f"{self._service.name} answered what is not HTTP: {error.message or _said(error)}"
+            return unknown(text, may_run_seconds=left())
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return unknown(
+                f"the connection to {self._service.name} broke before it had answered: {_said(error)}",
+                may_run_seconds=left(),
+            )
+        outcome = judge(self._service.name, response.status, response.headers, content, attempt, left())
+        return _recorded(outcome, started, content)
+
+    def _headers(self, attempt: Attempt, body: bytes) -> dict[str, str]:
+        headers = {
+            **self._service.headers,
+            "Content-Type": "application/json",
+            "Idempotency-Key": attempt.key,
+            "Saga-Id": attempt.saga_id,
+            "Saga-Step": attempt.step,
+            "Saga-Operation": attempt.operation,
+            "Saga-Attempt": str(attempt.number),
+            "Saga-Deadline": attempt.deadline.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        if attempt.callback_url is not None:
+            headers["Saga-Callback-Url"] = attempt.callback_url
+        if attempt.traceparent is not None:
+            headers["traceparent"] = attempt.traceparent
+        if self._signers:
+            now = datetime.now(UTC)  # the receiver holds it against its own clock
+            message_id = f"{attempt.key}/{attempt.number}"
+            signatures = [signer.sign(message_id, now, body.decode()) for signer in self._signers]
+            headers |= {
+                "webhook-id": message_id,
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": " ".join(signatures),
+            }
+        return headers
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """The body; None where it is longer than the limit."""
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(65_536):
+        content += chunk
+        if len(content) > limit:
+            response.close()
+            return None
+    return bytes(content)
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _recorded(outcome: Outcome, started: float, content: bytes | None) -> Outcome:
+    record: dict[str, Any] = {**outcome.record, "ms": round((time.monotonic() - started) * 1000, 1)}
+    if outcome.kind is not OutcomeKind.SUCCEEDED and content:
+        record["head"] = readable(content[: HEAD_LENGTH * 4].decode("utf-8", "replace"), HEAD_LENGTH)
+    return replace(outcome, record=record)
+
+
+def judge(
+    service: str,
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes | None,
+    attempt: Attempt,
+    left_seconds: float,
+) -> Outcome:
+    """What a whole answer means. `content` is None where it was longer than the limit."""
+    meaning = _override(status, attempt) or _meaning(status, attempt)
+    said = _problem(headers, content)
+    text = f"{service} answered {status}"
+    if detail := said.get("detail") or said.get("title"):
+        text += f": {detail}"
+    retriable = said.get("retriable")
+    retriable = retriable if isinstance(retriable, bool) else None
+    more: dict[str, Any] = {"status": status, "retry_after_seconds": _retry_after(headers)}
+
+    if meaning == "success":
+        if content is None:
+            return unknown(f"{text} with more than is kept of an output", **more)
+        return Outcome(OutcomeKind.SUCCEEDED, text, status, _output(headers, content))
+    if meaning == "pending":
+        return Outcome(OutcomeKind.PENDING, text, poll_url=headers.get("Location"), **more)
+    if meaning == "refused":
+        return Outcome(OutcomeKind.REFUSED, readable(text), retriable=bool(retriable), **more)
+    if meaning == "refused, again":
+        return Outcome(OutcomeKind.REFUSED, readable(text), retriable=True, **more)
+    whole = status not in PROXY
+    # A word on repetition is the participant's own only in an answer of its own.
+    again = retriable if status >= 500 and whole else None
+    return unknown(text, may_run_seconds=0 if whole else left_seconds, retriable=again, **more)
+
+
+def _override(status: int, attempt: Attempt) -> str | None:
+    if attempt.operation != ACTION:
+        return None
+    if status in attempt.statuses.success:
+        return "success"
+    if status in attempt.statuses.refused:
+        return "refused"
+    if status in attempt.statuses.retry:
+        # A 4xx says that it did not happen, also where it is asked again; of anything else we do not know.
+        certain = 400 <= status < 500 and status not in RETRY and not (status == 409 and attempt.after_unknown)
+        return "refused, again" if certain else "unknown"
+    return None
+
+
+def _meaning(status: int, attempt: Attempt) -> str:
+    if status == 202:
+        return "pending"
+    if 200 <= status < 300:
+        return "success"
+    if status == 410 and attempt.operation != ACTION:
+        return "success"  # nothing to undo
+    if status == 409 and attempt.after_unknown:
+        return "unknown"
+    if 400 <= status < 500 and status not in RETRY:
+        return "refused"
+    return "unknown"
+
+
+def _is_json(headers: Mapping[str, str]) -> bool:
+    kind = headers.get("Content-Type", "application/json").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _problem(headers: Mapping[str, str], content: bytes | None) -> Mapping[str, Any]:
+    if not headers.get("Content-Type", "").lower().startswith("application/problem+json"):
+        return {}
+    try:
+        problem = orjson.loads(content or b"")
+    except orjson.JSONDecodeError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _output(headers: Mapping[str, str], content: bytes) -> bytes:
+    if not content.strip():
+        return b"null"
+    if _is_json(headers):
+        try:
+            orjson.loads(content)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            return content
+    return orjson.dumps(content.decode("utf-8", "replace"))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; RFC 9110 section 10.2.3 allows a number or a date."""
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max((moment - datetime.now(moment.tzinfo or UTC)).total_seconds(), 0) if moment.tzinfo else None

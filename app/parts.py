@@ -1,0 +1,78 @@
+"""The parts of the house as processes: what `saga api`, `worker`, `beat` and `migrate` run."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from app import observability
+from app.errors import DatabaseUnavailable
+from app.settings import Settings
+from app.store.database import unreachable
+
+EX_UNAVAILABLE: Final = 69  # sysexits.h: a service is not available
+
+
+def migrate(settings: Settings) -> None:
+    """Brings the database to the newest schema; DatabaseUnavailable where it does not answer."""
+    from alembic import command  # noqa: PLC0415 - slow to import, and only this part needs it
+    from alembic.config import Config  # noqa: PLC0415
+
+    import migrations  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["url"] = settings.database_url
+    try:
+        command.upgrade(config, "head")
+    except Exception as error:
+        if unreachable(error):
+            raise DatabaseUnavailable(error) from error
+        raise
+
+
+def worker(settings: Settings, *, queues: str | None = None) -> None:
+    """A Celery worker on our pool; returns when it was told to end."""
+    observability.configure_logging()
+    os.environ["CELERY_CUSTOM_WORKER_POOL"] = "workers.pool:AsyncioPool"
+    # Celery's own module is the root here: `app` imports nothing of `workers`, it only names it.
+    celery = _celery_app()
+    observability.serve_metrics(settings)
+    name = f"{os.getpid()}@{socket.gethostname()}"
+    arguments = ["worker", "--pool", "custom", "--concurrency", str(settings.worker_slots), "--hostname", name]
+    arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    if queues is not None:
+        arguments += ["--queues", queues]
+    celery.worker_main(arguments)
+
+
+def beat(settings: Settings) -> None:
+    """Celery beat; its schedule is in memory, since it is one entry and nothing depends on its past."""
+    observability.configure_logging()
+    del settings
+    _celery_app().Beat(scheduler_cls="celery.beat:Scheduler", loglevel="WARNING", quiet=True).run()
+
+
+def _celery_app() -> Any:
+    from importlib import import_module  # noqa: PLC0415
+
+    return import_module("workers.celery_app").app
+
+
+def api(settings: Settings) -> None:
+    """The HTTP API under uvicorn."""
+    import uvicorn  # noqa: PLC0415
+
+    observability.configure_logging()
+    uvicorn.run(
+        "app.main:app",
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+        server_header=False,
+    )

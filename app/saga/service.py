@@ -1,0 +1,17 @@
+"""Who takes part in sagas."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One participant: `url` of an HTTP service, or `python`, a module or file of functions."""
+
+    name: str
+    url: str | None = None
+    python: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Each signs: several are for rotation."""
+    max_in_flight: int | None = None

@@ -1,0 +1,54 @@
+"""Every setting, from environment variables with the prefix SAGA_. Durations are seconds."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once at start; a process never changes its mind about them."""
+
+    model_config = SettingsConfigDict(env_prefix="SAGA_", extra="ignore")
+
+    database_url: str = "postgresql://saga@127.0.0.1:5432/saga"
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    sagas_dir: Path | None = None
+    """Folder of definitions and services.yaml, registered at start."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public_url: str | None = None
+    """Base of callback addresses; by default http://{host}:{port}."""
+
+    bootstrap_api_key: SecretStr | None = None
+    admin_password: SecretStr | None = None
+    webhook_secret: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    notify_hosts: str = "127.0.0.1,localhost,::1"
+
+    sweep_interval: float = Field(1, gt=0)
+    redispatch_after: float = Field(10, gt=0)
+    """A step sent to the queue and not claimed for this long is sent again, at growing distances."""
+    lease_grace: float = Field(5, gt=0)
+    """A claimed attempt is given up this long after its own timeout."""
+    stuck_after: float = Field(300, gt=0)
+    max_payload_bytes: int = Field(262_144, gt=0)
+
+    worker_slots: int = Field(100, ge=4)
+    """Steps that one worker process runs at a time."""
+    worker_compensation_slots: int = Field(25, ge=1)
+    """Compensations that one worker process runs at a time, beside the steps."""
+    shutdown_grace: float = Field(8, ge=0)
+    """Attempts under way get so long when a worker is told to end."""
+    worker_metrics_port: int = 9101
+    metrics_dir: Path | None = None
+    """Set by `saga up`: files through which the API's /metrics shows all processes of this machine."""
+    database_pool: int = Field(8, ge=2)
+    """Connections per process at most."""
+
+
+@lru_cache
+def get_settings() -> Settings:
+    return Settings()

@@ -1,0 +1,88 @@
+"""Definitions by name and version. A version never changes, so it is read once per process."""
+
+import time
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.saga.definition import Definition, digest, parse_definition, to_document
+from app.store.database import Database
+from app.store.tables import definition as table
+
+LATEST_SECONDS: Final = 1
+"""For so long a process may start sagas of a version that another process has just replaced."""
+
+
+class Definitions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._versions: dict[tuple[str, int], Definition] = {}
+        self._latest: dict[str, tuple[int, float]] = {}
+
+    async def get(self, name: str, version: int) -> Definition:
+        """LookupError where there is none."""
+        found = self._versions.get((name, version))
+        if found is None:
+            statement = select(table.c.document).where(table.c.name == name, table.c.version == version)
+            async with self._database.connect() as connection:
+                document = (await connection.execute(statement)).scalar_one_or_none()
+            if document is None:
+                raise LookupError(f"no version {version} of definition {name!r}")
+            found = self._versions[name, version] = parse_definition(document, None)
+        return found
+
+    async def latest(self, name: str) -> int | None:
+        """The newest version, at most a second old."""
+        known = self._latest.get(name)
+        if known is not None and time.monotonic() - known[1] < LATEST_SECONDS:
+            return known[0]
+        statement = select(func.max(table.c.version)).where(table.c.name == name)
+        async with self._database.connect() as connection:
+            version: int | None = (await connection.execute(statement)).scalar_one()
+        if version is not None:
+            self._latest[name] = (version, time.monotonic())
+        return version
+
+    async def register(self, definition: Definition) -> tuple[int, bool]:
+        """(version, whether it is new). Content equal to the newest version's changes nothing."""
+        name, content = definition.name, digest(definition)
+        newest = (
+            select(table.c.version, table.c.digest)
+            .where(table.c.name == name)
+            .order_by(table.c.version.desc())
+            .limit(1)
+        )
+        while True:
+            async with self._database.begin() as connection:
+                row = (await connection.execute(newest)).one_or_none()
+                if row is not None and row.digest == content:
+                    return row.version, False
+                version: int = 1 if row is None else row.version + 1
+                # Two that register at once: one gets the number, the other looks again.
+                statement = (
+                    insert(table)
+                    .values(name=name, version=version, digest=content, document=to_document(definition))
+                    .on_conflict_do_nothing()
+                )
+                if (await connection.execute(statement)).rowcount:
+                    self._latest.pop(name, None)
+                    return version, True
+
+    async def names(self) -> list[dict[str, Any]]:
+        """Newest version of each, by name: {name, version, created_at}."""
+        statement = (
+            select(table.c.name, table.c.version, table.c.created_at)
+            .distinct(table.c.name)
+            .order_by(table.c.name, table.c.version.desc())
+        )
+        async with self._database.connect() as connection:
+            return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001 - its public name
+
+    async def versions(self, name: str) -> list[dict[str, Any]]:
+        """{version, created_at} of each, newest first."""
+        statement = (
+            select(table.c.version, table.c.created_at).where(table.c.name == name).order_by(table.c.version.desc())
+        )
+        async with self._database.connect() as connection:
+            return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001

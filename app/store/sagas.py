@@ -1,0 +1,422 @@
+"""Reading and writing sagas: the statements of the step path.
+
+Every write is compare-and-set on `seq`: state, history and payloads move in one statement or not at all, and the
+loser is told. No lock is held over anything that waits.
+
+`wake_at` in the row may be earlier than the state needs, never later: moving an indexed column on every transition
+would double the price of a step, and waking early only costs a look (`Sagas.postpone`).
+"""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from app.saga import rules
+from app.saga.definition import Definition
+from app.saga.messages import ClosedLetter, DeadLetter, Record
+from app.saga.state import FORMAT, Micros, State, pack, unpack
+from app.store.coalesce import Coalescer
+from app.store.database import Connection, Database, to_micros, to_moment
+from app.store.definitions import Definitions
+
+JSON_CODEC: Final = 0
+"""Of payload rows; other numbers are for encryption."""
+
+INPUT: Final = "input"
+
+
+def output_of(step: str) -> str:
+    return f"output/{step}"
+
+
+def input_of(step: str) -> str:
+    """An input that an operator gave to one step."""
+    return f"input/{step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """One saga as read, at a time of the database."""
+
+    id: str
+    tenant: str
+    key: str
+    definition: Definition
+    version: int
+    state: State
+    payloads: Mapping[str, bytes]
+    labels: Mapping[str, str]
+    traceparent: str | None
+    notify_url: str | None
+    restarted_from: str | None
+    wake_at: Micros | None
+    read_at: Micros
+    asked_at: float
+    """Our monotonic clock before the reading was asked for: never later than `read_at`."""
+
+    def payload(self, name: str) -> Any:
+        data = self.payloads.get(name)
+        return None if data is None else orjson.loads(data)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSaga:
+    id: str
+    tenant: str
+    key: str
+    request_digest: bytes
+    definition: Definition
+    version: int
+    state: State
+    records: Sequence[Record]
+    payloads: Mapping[str, bytes]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str | None = None
+    notify_url: str | None = None
+    restarted_from: str | None = None
+
+    @property
+    def wake_at(self) -> Micros | None:
+        return rules.wake_at(self.definition, self.state, self.state.updated_at)
+
+    def as_read(self, at: Micros) -> Saga:
+        """The saga as it would be read now that it is inserted."""
+        return Saga(
+            id=self.id,
+            tenant=self.tenant,
+            key=self.key,
+            definition=self.definition,
+            version=self.version,
+            state=self.state,
+            payloads=self.payloads,
+            labels=self.labels,
+            traceparent=self.traceparent,
+            notify_url=self.notify_url,
+            restarted_from=self.restarted_from,
+            wake_at=self.wake_at,
+            read_at=at,
+            asked_at=time.monotonic(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    actor: str
+    action: str
+    reason: str | None
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one transition changes, guarded by the state that it was decided on."""
+
+    saga: Saga
+    state: State
+    records: Sequence[Record]
+    payloads: Mapping[str, bytes] = field(default_factory=dict)
+    dead_letters: Sequence[DeadLetter] = ()
+    closed_letters: Sequence[ClosedLetter] = ()
+    audit: AuditEntry | None = None
+
+    @property
+    def plain(self) -> bool:
+        return not (self.dead_letters or self.closed_letters or self.audit)
+
+    @property
+    def wake_at(self) -> Micros | None:
+        now, stored = self.state.updated_at, self.saga.wake_at
+        needed = rules.wake_at(self.saga.definition, self.state, now)
+        early_enough = needed is not None and stored is not None and now < stored <= needed
+        return stored if early_enough else needed
+
+    def after(self) -> Saga:
+        """The saga as it stands once this is written."""
+        payloads = {**self.saga.payloads, **self.payloads}
+        return replace(self.saga, state=self.state, wake_at=self.wake_at, payloads=payloads)
+
+
+_COLUMNS: Final = """
+    s.id, s.tenant, s.idempotency_key, s.definition, s.version, s.labels, s.notify_url, s.traceparent, s.restarted_from,
+    s.document, s.wake_at, clock_timestamp() AS now, p.names, p.datas"""
+_PAYLOADS: Final = """
+    LEFT JOIN LATERAL (
+        SELECT array_agg(name) AS names, array_agg(data) AS datas FROM saga_payload WHERE saga_id = s.id
+    ) AS p ON true"""
+_LOAD: Final = f"""
+    SELECT {_COLUMNS} FROM unnest($1::uuid[]) AS wanted(id) JOIN saga AS s ON s.id = wanted.id {_PAYLOADS}
+    WHERE s.format <= {FORMAT}"""
+_LOAD_KEY: Final = f"""
+    SELECT {_COLUMNS}, s.request_digest FROM saga AS s {_PAYLOADS}
+    WHERE s.tenant = $1 AND s.idempotency_key = $2 AND s.format <= {FORMAT}"""
+
+_EVENTS: Final = """
+    events AS (
+        INSERT INTO saga_event (saga_id, seq, type, at, step, operation, attempt, data)
+        SELECT e.* FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
+            $8::jsonb[]) AS e(saga_id, seq, type, at, step, operation, attempt, data)
+        JOIN moved ON moved.id = e.saga_id
+    ), payloads AS (
+        INSERT INTO saga_payload (saga_id, name, codec, data)
+        SELECT p.* FROM unnest($9::uuid[], $10::text[], $11::smallint[], $12::bytea[]) AS p(saga_id, name, codec, data)
+        JOIN moved ON moved.id = p.saga_id
+        ON CONFLICT (saga_id, name) DO UPDATE SET codec = excluded.codec, data = excluded.data
+    )
+    SELECT id FROM moved"""
+_WRITE: Final = f"""
+    WITH moved AS (
+        UPDATE saga AS s SET format = {FORMAT}, seq = w.seq, state = w.state, paused = w.paused,
+            attention = w.attention, document = w.document, wake_at = w.wake_at, updated_at = w.updated_at,
+            finished_at = w.finished_at
+        FROM unnest($13::uuid[], $14::int[], $15::int[], $16::text[], $17::bool[], $18::bool[], $19::jsonb[],
+            $20::timestamptz[], $21::timestamptz[], $22::timestamptz[])
+            AS w(id, expected, seq, state, paused, attention, document, wake_at, updated_at, finished_at)
+        WHERE s.id = w.id AND s.seq = w.expected
+        RETURNING s.id
+    ), {_EVENTS}"""
+_INSERT: Final = f"""
+    WITH moved AS (
+        INSERT INTO saga (format, id, seq, state, paused, attention, document, wake_at, updated_at, finished_at, tenant,
+            idempotency_key, request_digest, definition, version, labels, notify_url, traceparent, restarted_from,
+            created_at)
+        SELECT {FORMAT}, w.* FROM unnest($13::uuid[], $14::int[], $15::text[], $16::bool[], $17::bool[], $18::jsonb[],
+            $19::timestamptz[], $20::timestamptz[], $21::timestamptz[], $22::text[], $23::text[], $24::bytea[],
+            $25::text[], $26::int[], $27::jsonb[], $28::text[], $29::text[], $30::uuid[], $31::timestamptz[]) AS w
+        ON CONFLICT (tenant, idempotency_key) DO NOTHING
+        RETURNING id
+    ), {_EVENTS}"""
+_DUE: Final = """
+    SELECT id FROM saga WHERE wake_at <= clock_timestamp() ORDER BY wake_at LIMIT $1"""
+_POSTPONE: Final = """
+    UPDATE saga AS s SET wake_at = w.wake_at
+    FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) AS w(id, seq, wake_at)
+    WHERE s.id = w.id AND s.seq = w.seq"""
+_LETTER: Final = """
+    INSERT INTO dead_letter (tenant, saga_id, saga, step, operation, attempts, error, status, created_at, closed_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL)
+    ON CONFLICT (saga_id, step, operation) WHERE status = 'open'
+    DO UPDATE SET attempts = excluded.attempts, error = excluded.error
+    RETURNING id"""
+_CLOSE_LETTER: Final = """
+    UPDATE dead_letter SET status = $4, closed_at = $5
+    WHERE saga_id = $1 AND step = $2 AND operation = $3 AND status = 'open'"""
+_NOTICE: Final = "INSERT INTO outbox (topic, payload) VALUES ('dead-letter', $1)"
+_AUDIT: Final = """
+    INSERT INTO audit (at, tenant, actor, action, saga_id, reason, before, after)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+class Sagas:
+    def __init__(self, database: Database, definitions: Definitions) -> None:
+        self._database, self._definitions = database, definitions
+        reading, writing, inserting = database.lane(), database.lane(), database.lane()
+        self._load = Coalescer[str, Saga | None](lambda ids: reading.run(lambda c: self._load_batch(c, ids)))
+        # A saga stands in a batch once: the second write of a saga has lost to the first by then.
+        self._write = Coalescer[Write, bool](
+            lambda writes: writing.run(lambda c: self._write_batch(c, writes)), unique=lambda write: write.saga.id
+        )
+        self._insert = Coalescer[NewSaga, bool](
+            lambda sagas: inserting.run(lambda c: self._insert_batch(c, sagas)),
+            unique=lambda saga: (saga.tenant, saga.key),
+        )
+        self._reading, self._writing = reading, writing
+
+    # --- reading ---
+
+    async def load(self, saga_id: str) -> Saga | None:
+        return await self._load(saga_id)
+
+    async def _load_batch(self, connection: Connection, ids: Sequence[str]) -> list[Saga | None]:
+        asked_at = time.monotonic()
+        rows = await connection.fetch(_LOAD, list(set(ids)))
+        self._observe(asked_at, rows)
+        found = {str(row["id"]): await self._read(row, asked_at) for row in rows}
+        return [found.get(saga_id) for saga_id in ids]
+
+    async def by_key(self, tenant: str, key: str) -> tuple[Saga, bytes] | None:
+        """The saga under that key, with the digest of the request that made it."""
+
+        async def fetch(connection: Connection) -> tuple[Saga, bytes] | None:
+            asked_at = time.monotonic()
+            row = await connection.fetchrow(_LOAD_KEY, tenant, key)
+            return None if row is None else (await self._read(row, asked_at), row["request_digest"])
+
+        found: tuple[Saga, bytes] | None = await self._reading.run(fetch)
+        return found
+
+    def _observe(self, asked_at: float, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            self._database.clock.observe(asked_at, to_micros(rows[0]["now"]), time.monotonic())
+
+    async def _read(self, row: Mapping[str, Any], asked_at: float) -> Saga:
+        definition = await self._definitions.get(row["definition"], row["version"])
+        wake_at, restarted_from = row["wake_at"], row["restarted_from"]
+        return Saga(
+            id=str(row["id"]),
+            tenant=row["tenant"],
+            key=row["idempotency_key"],
+            definition=definition,
+            version=row["version"],
+            state=unpack(orjson.loads(row["document"]), len(definition.steps)),
+            payloads=dict(zip(row["names"] or (), row["datas"] or (), strict=True)),
+            labels=orjson.loads(row["labels"]),
+            traceparent=row["traceparent"],
+            notify_url=row["notify_url"],
+            restarted_from=None if restarted_from is None else str(restarted_from),
+            wake_at=None if wake_at is None else to_micros(wake_at),
+            read_at=to_micros(row["now"]),
+            asked_at=asked_at,
+        )
+
+    async def due(self, limit: int) -> list[str]:
+        """Sagas whose time has come, the longest waiting first."""
+        rows = await self._reading.run(lambda connection: connection.fetch(_DUE, limit))
+        return [str(row["id"]) for row in rows]
+
+    # --- writing ---
+
+    async def write(self, write: Write) -> bool:
+        """False: the saga has moved meanwhile and nothing was written."""
+        return await self._write(write)
+
+    async def insert(self, saga: NewSaga) -> bool:
+        """False: the key is taken and nothing was written."""
+        return await self._insert(saga)
+
+    async def postpone(self, sagas: Sequence[tuple[Saga, Micros]]) -> None:
+        """Moves the time to look again, of sagas that were looked at too early."""
+        ids, seqs, times = [s.id for s, _ in sagas], [s.state.seq for s, _ in sagas], [to_moment(at) for _, at in sagas]
+        await self._writing.run(lambda connection: connection.execute(_POSTPONE, ids, seqs, times))
+
+    async def _insert_batch(self, connection: Connection, sagas: Sequence[NewSaga]) -> list[bool]:
+        rows = [
+            (
+                saga.id,
+                *_state_columns(saga.definition, saga.state, saga.wake_at),
+                saga.tenant,
+                saga.key,
+                saga.request_digest,
+                saga.definition.name,
+                saga.version,
+                _json(saga.labels),
+                saga.notify_url,
+                saga.traceparent,
+                saga.restarted_from,
+                to_moment(saga.state.created_at),
+            )
+            for saga in sagas
+        ]
+        details = _details([(s.id, s.definition, s.records, s.payloads) for s in sagas])
+        moved = {str(row["id"]) for row in await connection.fetch(_INSERT, *details, *_columns(rows))}
+        return [saga.id in moved for saga in sagas]
+
+    async def _write_batch(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
+        rows = [(w.saga.id, w.saga.state.seq, *_state_columns(w.saga.definition, w.state, w.wake_at)) for w in writes]
+        details = _details([(w.saga.id, w.saga.definition, w.records, w.payloads) for w in writes])
+        arguments = (*details, *_columns(rows))
+        if all(write.plain for write in writes):
+            moved = {str(row["id"]) for row in await connection.fetch(_WRITE, *arguments)}
+        else:
+            async with connection.transaction():
+                moved = {str(row["id"]) for row in await connection.fetch(_WRITE, *arguments)}
+                for write in writes:
+                    if write.saga.id in moved and not write.plain:
+                        await _write_extras(connection, write)
+        return [write.saga.id in moved for write in writes]
+
+
+def _state_columns(definition: Definition, state: State, wake_at: Micros | None) -> tuple[Any, ...]:
+    """seq, state, paused, attention, document, wake_at, updated_at, finished_at."""
+    return (
+        state.seq,
+        str(state.state),
+        rules.paused(definition, state),
+        state.attention is not None,
+        _json(pack(state)),
+        _moment(wake_at),
+        to_moment(state.updated_at),
+        _moment(state.finished_at),
+    )
+
+
+def _moment(at: Micros | None) -> datetime | None:
+    return None if at is None else to_moment(at)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    return tuple(map(list, zip(*rows, strict=True)))
+
+
+def _details(
+    sagas: Sequence[tuple[str, Definition, Sequence[Record], Mapping[str, bytes]]],
+) -> tuple[list[Any], ...]:
+    """The arrays of `_EVENTS`."""
+    events = [
+        (
+            saga_id,
+            record.seq,
+            str(record.type),
+            to_moment(record.at),
+            None if record.step is None else definition.steps[record.step].name,
+            record.operation,
+            record.attempt,
+            _json(record.data),
+        )
+        for saga_id, definition, records, _ in sagas
+        for record in records
+    ]
+    payloads = [(saga_id, name, JSON_CODEC, data) for saga_id, _, _, named in sagas for name, data in named.items()]
+    return (*_columns(events), *(_columns(payloads) if payloads else ([], [], [], [])))
+
+
+async def _write_extras(connection: Connection, write: Write) -> None:
+    saga, at = write.saga, to_moment(write.state.updated_at)
+    steps = saga.definition.steps
+    for closed in write.closed_letters:
+        await connection.execute(_CLOSE_LETTER, saga.id, steps[closed.step].name, closed.operation, closed.status, at)
+    for letter in write.dead_letters:
+        step, error = steps[letter.step].name, _json(letter.error)
+        letter_id = await connection.fetchval(
+            _LETTER,
+            saga.tenant,
+            saga.id,
+            saga.definition.name,
+            step,
+            letter.operation,
+            letter.attempts,
+            error,
+            letter.status,
+            at,
+        )
+        notice = {"id": str(letter_id), "saga_id": saga.id, "step": step, "operation": letter.operation}
+        await connection.execute(_NOTICE, _json(notice))
+    if (audit := write.audit) is not None:
+        await connection.execute(
+            _AUDIT,
+            at,
+            saga.tenant,
+            audit.actor,
+            audit.action,
+            saga.id,
+            audit.reason,
+            _json(audit.before),
+            _json(audit.after),
+        )
+
+
+def new_id(at: Micros) -> str:
+    """A UUID of version 7 (RFC 9562): ids sort by the time at which they were made."""
+    random = uuid.uuid4().int
+    value = (at // 1000 & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | (random >> 64 & 0xFFF) << 64
+    value |= 0b10 << 62 | random & 0x3FFFFFFFFFFFFFFF
+    return str(uuid.UUID(int=value))

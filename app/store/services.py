@@ -1,0 +1,85 @@
+"""The registry of participants."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.errors import DatabaseUnavailable
+from app.observability import log
+from app.saga.service import Service
+from app.store.database import Database
+from app.store.tables import service as table
+
+FRESH_SECONDS: Final = 2
+"""For about so long a process may call a service as it was before it was changed."""
+
+MISSING_SECONDS: Final = 0.5
+"""A service that is not known is looked for again, but not more often than this."""
+
+
+class Services:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._all: dict[str, Service] = {}
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    async def all(self) -> Mapping[str, Service]:
+        """By name. What is old is read again in the background; only what was never read is waited for."""
+        age = time.monotonic() - self._read_at
+        if age > FRESH_SECONDS:
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read())
+            if age == float("inf"):
+                await asyncio.shield(self._reading)
+        return self._all
+
+    async def get(self, name: str) -> Service | None:
+        """Looks again before it says that there is none."""
+        found = (await self.all()).get(name)
+        if found is None and time.monotonic() - self._read_at > MISSING_SECONDS:
+            self._read_at = float("-inf")
+            found = (await self.all()).get(name)
+        return found
+
+    async def _read(self) -> None:
+        try:
+            async with self._database.connect() as connection:
+                rows = (await connection.execute(select(table).order_by(table.c.name))).all()
+        except DatabaseUnavailable:
+            if self._read_at == float("-inf"):
+                raise
+            log.warning("services could not be read again; what is known of them stays in use")
+            return
+        finally:
+            self._reading = None
+        self._all = {
+            row.name: Service(row.name, row.url, row.python, row.headers, tuple(row.secrets), row.max_in_flight)
+            for row in rows
+        }
+        self._read_at = time.monotonic()
+
+    async def put(self, service: Service) -> bool:
+        """Whether the service is new."""
+        values = {
+            "url": service.url,
+            "python": service.python,
+            "headers": dict(service.headers),
+            "secrets": list(service.secrets),
+            "max_in_flight": service.max_in_flight,
+        }
+        exists = select(table.c.name).where(table.c.name == service.name).with_for_update()
+        statement = (
+            insert(table)
+            .values(name=service.name, **values)
+            .on_conflict_do_update(index_elements=[table.c.name], set_={**values, "updated_at": func.now()})
+        )
+        async with self._database.begin() as connection:
+            known = (await connection.execute(exists)).scalar_one_or_none() is not None
+            await connection.execute(statement)
+        self._read_at = float("-inf")
+        return not known

@@ -1,0 +1,188 @@
+"""The tables, with constraints that refuse what the law forbids.
+
+`saga` is built for its updates. A step costs two of them, and PostgreSQL keeps an update cheap (HOT) only while no
+indexed column changes; so intermediate transitions touch none: `wake_at` is left alone while it is early enough
+(`app.store.sagas`), and the rest of the indexed columns change at the ends of a saga's life. Payloads are apart and
+written once. Events and payloads carry no foreign key: they are written by the statement that moves the saga's row,
+and a check per row would double their price.
+
+Plain PostgreSQL 15: no extension, nothing newer.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Moment: Final = DateTime(timezone=True)
+REST: Final = "state IN ('COMPLETED', 'FAILED', 'COMPENSATION_FAILED', 'ABANDONED')"
+FINAL: Final = "state IN ('COMPLETED', 'FAILED', 'ABANDONED')"
+NO_TENANT: Final = ""
+
+definition = Table(
+    "definition",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("document", JSONB, nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+)
+
+service = Table(
+    "service",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("url", String),
+    Column("python", String),
+    Column("headers", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("secrets", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("max_in_flight", Integer),
+    Column("updated_at", Moment, nullable=False, server_default=text("now()")),
+    CheckConstraint("(url IS NULL) <> (python IS NULL)", name="one_kind"),
+)
+
+saga = Table(
+    "saga",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    Column("idempotency_key", String, nullable=False),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("definition", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("notify_url", String),
+    Column("traceparent", String),
+    Column("restarted_from", UUID),
+    Column("created_at", Moment, nullable=False),
+    # what a transition writes
+    Column("format", SmallInteger, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("attention", Boolean, nullable=False),
+    Column("document", JSONB, nullable=False),
+    Column("wake_at", Moment),
+    Column("updated_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    UniqueConstraint("tenant", "idempotency_key"),
+    ForeignKeyConstraint(["definition", "version"], ["definition.name", "definition.version"]),
+    CheckConstraint(f"{REST} OR state IN ('CREATED', 'EXECUTING', 'COMPENSATING')", name="known_state"),
+    CheckConstraint(f"NOT ({REST}) OR wake_at IS NULL", name="rest_sleeps"),
+    # Nothing waits for ever: what is neither at rest nor paused has a time at which it is looked at.
+    CheckConstraint(f"{REST} OR paused OR wake_at IS NOT NULL", name="nothing_sleeps_for_ever"),
+    CheckConstraint(f"({FINAL}) = (finished_at IS NOT NULL)", name="final_is_finished"),
+    CheckConstraint("state <> 'COMPENSATION_FAILED' OR attention", name="failed_compensation_needs_a_person"),
+    Index("ix_saga_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index("ix_saga_tenant_created_at", "tenant", text("created_at DESC"), text("id DESC")),
+    Index("ix_saga_state_created_at", "state", text("created_at DESC"), text("id DESC")),
+    Index("ix_saga_definition_created_at", "definition", text("created_at DESC"), text("id DESC")),
+    Index("ix_saga_attention", text("created_at DESC"), text("id DESC"), postgresql_where=text("attention")),
+    Index("ix_saga_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+    Index("ix_saga_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    postgresql_with={"fillfactor": 60, "autovacuum_vacuum_scale_factor": 0.05},
+)
+
+saga_payload = Table(
+    "saga_payload",
+    metadata,
+    Column("saga_id", UUID, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("codec", SmallInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+saga_event = Table(
+    "saga_event",
+    metadata,
+    Column("saga_id", UUID, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", String, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("step", String),
+    Column("operation", String),
+    Column("attempt", Integer),
+    Column("data", JSONB, nullable=False),
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", UUID, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    Column("saga_id", UUID, nullable=False),
+    Column("saga", String, nullable=False),
+    Column("step", String, nullable=False),
+    Column("operation", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", JSONB, nullable=False),
+    Column("status", String, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+    CheckConstraint("status IN ('open', 'retried', 'resolved', 'discarded', 'noted')", name="known_status"),
+    Index("ix_dead_letter_status_created_at", "status", text("created_at DESC"), text("id DESC")),
+    # One open letter for one operation: what is given up twice in a row is one thing to look at.
+    Index(
+        "uq_dead_letter_open",
+        "saga_id",
+        "step",
+        "operation",
+        unique=True,
+        postgresql_where=text("status = 'open'"),
+    ),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("topic", String, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", Moment, nullable=False, server_default=text("now()")),
+    Index("ix_outbox_due_at", "due_at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", Moment, nullable=False, server_default=text("now()")),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("saga_id", UUID),
+    Column("reason", String),
+    Column("before", JSONB),
+    Column("after", JSONB),
+    Index("ix_audit_saga_id", "saga_id"),
+)

@@ -1,0 +1,1 @@
+"""Celery: it carries the bell from the publisher to the engine, one task for one attempt."""

@@ -1,0 +1,159 @@
+"""A Celery worker pool on one asyncio loop.
+
+Steps wait for the network, so one process carries out a hundred of them at a time. Chosen by
+`CELERY_CUSTOM_WORKER_POOL=workers.pool:AsyncioPool` and `--pool custom`. A task has a `coroutine`, which is run here in
+place of Celery's tracer; it takes the house, the slot's `parked` and the message's arguments.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from celery.concurrency.base import BasePool
+
+from app import broker
+from app.observability import log
+from app.settings import get_settings
+from workers import transport
+from workers.runtime import runtime
+from workers.slots import QueueSlots
+from workers.watchdog import Watchdog
+
+SYSTEM_SLOTS = 4
+
+
+class AsyncioPool(BasePool):
+    signal_safe = False
+    task_join_will_block = False
+
+    def on_start(self) -> None:
+        settings = get_settings()
+        self._grace_seconds = settings.shutdown_grace
+        self._slots = transport.slots = QueueSlots(
+            {
+                broker.STEPS: settings.worker_slots,
+                broker.COMPENSATIONS: settings.worker_compensation_slots,
+                broker.SYSTEM: SYSTEM_SLOTS,
+            }
+        )
+        self._inbox: deque[_Job] = deque()
+        self._scheduled = False
+        self._running: dict[asyncio.Task[None], _Job] = {}
+        self._idle = threading.Event()
+        self._idle.set()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        runtime.start(settings)
+        self.watchdog = Watchdog(settings, self._slots, lambda: runtime.beat_at)
+        self.watchdog.start()
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        loop.add_reader(self._wake_read, self._drain_wake)
+
+    def _drain_wake(self) -> None:
+        while True:
+            try:
+                if not os.read(self._wake_read, 512):
+                    return
+            except BlockingIOError:
+                return
+
+    # --- in the consumer's thread ---
+
+    def on_apply(
+        self,
+        target: Any,  # noqa: ARG002 - Celery's tracer
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,  # noqa: ARG002
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> None:
+        name, _task_id, request, body, _content_type, _encoding = args
+        queue = request["delivery_info"]["routing_key"]
+        self.watchdog.heard()
+        self._slots.take(queue)
+        if accept_callback is not None:
+            accept_callback(os.getpid(), time.monotonic())
+        self._inbox.append(_Job(name, queue, body, callback))
+        if not self._scheduled and runtime.loop is not None:
+            self._scheduled = True
+            runtime.loop.call_soon_threadsafe(self._begin)
+
+    # --- in the loop's thread ---
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        while self._inbox:
+            job = self._inbox.popleft()
+            task = asyncio.get_running_loop().create_task(self._run(job))
+            self._running[task] = job
+            self._idle.clear()
+            task.add_done_callback(self._end)
+
+    async def _run(self, job: "_Job") -> None:
+        body = json.loads(job.body) if isinstance(job.body, (str, bytes)) else job.body
+        task = self.app.tasks[job.name]
+        await task.coroutine(runtime.house, partial(self._parked, job), *body[0])
+
+    @contextlib.contextmanager
+    def _parked(self, job: "_Job") -> Iterator[None]:
+        """A task that only waits takes no slot meanwhile. It comes back at once, full or not: it has waited enough."""
+        self._give_back(job.queue)
+        try:
+            yield
+        finally:
+            self._slots.take(job.queue)
+
+    def _give_back(self, queue: str) -> None:
+        if self._slots.give_back(queue):
+            self._wake()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        job = self._running.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The row's lease or its re-send repairs it; the message is of no further use.
+            log.error("%s failed", job.name, exc_info=error)
+        if job.callback is not None:
+            job.callback((False, None, 0.0))
+        self._give_back(job.queue)
+        if not self._running:
+            self._idle.set()
+
+    def _wake(self) -> None:
+        """Tells the consumer that a queue has room again; it may be asleep with nothing to read."""
+        with contextlib.suppress(BlockingIOError):  # it has been told
+            os.write(self._wake_write, b"\0")
+
+    # --- the end ---
+
+    def on_stop(self) -> None:
+        """Attempts under way get `SAGA_SHUTDOWN_GRACE` seconds; the rest are cut off, and their outcomes written so."""
+        self.watchdog.stop()
+        if runtime.loop is not None:
+            self._idle.wait(self._grace_seconds)
+            runtime.loop.call_soon_threadsafe(self._cancel_all)
+            if not self._idle.wait(5):
+                log.warning("%d attempts could not be cut off; their leases will tell", len(self._running))
+        runtime.stop()
+
+    on_terminate = on_stop
+
+    def _cancel_all(self) -> None:
+        for task in self._running:
+            task.cancel()
+
+
+class _Job:
+    __slots__ = ("body", "callback", "name", "queue")
+
+    def __init__(self, name: str, queue: str, body: Any, callback: Callable[..., Any] | None) -> None:
+        self.name, self.queue, self.body, self.callback = name, queue, body, callback

@@ -1,0 +1,52 @@
+"""Ids in, engine called, nothing else."""
+
+import functools
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from celery import Celery
+
+from app import broker, observability
+from app.house import House
+from app.saga.state import ACTION, COMPENSATION
+from workers.runtime import runtime
+
+Parked = Callable[[], AbstractContextManager[None]]
+
+
+async def run_step(house: House, parked: Parked, saga_id: str, step: str) -> None:
+    await house.engine.perform(saga_id, step, ACTION, parked)
+
+
+async def run_compensation(house: House, parked: Parked, saga_id: str, step: str) -> None:
+    await house.engine.perform(saga_id, step, COMPENSATION, parked)
+
+
+async def sweep(house: House, _: Parked) -> None:
+    counts = await house.engine.sweep()
+    counts["relayed"] = await house.relay.drain()
+    observability.swept(counts)
+
+
+TASKS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    broker.RUN_STEP: run_step,
+    broker.RUN_COMPENSATION: run_compensation,
+    broker.SWEEP: sweep,
+}
+
+
+def register(app: Celery) -> None:
+    """Each task is a plain function for Celery's own pools, and carries the coroutine that ours runs."""
+    for name, coroutine in TASKS.items():
+        task = app.task(name=name)(_blocking(coroutine))
+        task.coroutine = coroutine  # type: ignore[attr-defined]
+
+
+def _blocking(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(coroutine)
+    def run(*args: Any) -> None:
+        runtime.run(lambda house: coroutine(house, nullcontext, *args))
+
+    del run.__wrapped__  # Celery would take the coroutine's signature
+    return run
