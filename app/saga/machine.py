@@ -240,6 +240,8 @@ class _Draft:
 
     def _given_up(self, state: State) -> dict[tuple[int, Operation], str]:
         """Operations that nothing repeats by itself: `open` where a person has to act, else `noted`."""
+        if not state.has_failures:
+            return {}
         found: dict[tuple[int, Operation], str] = {(step, ACTION): "open" for step in held(self.definition, state)}
         for step, operation, call in state.calls():
             if operation == COMPENSATION and call.state is CallState.FAILED and not state.final:

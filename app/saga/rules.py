@@ -39,6 +39,8 @@ def failure(definition: Definition, state: State) -> Error | None:
             return plan.on_exhausted == "compensate"
         return call.state is CallState.REFUSED
 
+    if not state.has_failures:
+        return None
     failed = [position for position in range(len(state.steps)) if turns(position)]
     if not failed:
         return None
@@ -56,7 +58,7 @@ def turn_wanted(definition: Definition, state: State) -> Error | None:
 
 def held(definition: Definition, state: State) -> tuple[int, ...]:
     """Steps that hold the saga until an operator decides."""
-    if state.state is not SagaState.EXECUTING or turn_wanted(definition, state):
+    if not state.has_failures or state.state is not SagaState.EXECUTING or turn_wanted(definition, state):
         return ()
     past = past_pivot(definition, state)
 

@@ -58,6 +58,7 @@ class CallState(StrEnum):
 
 UNDER_WAY: Final = frozenset({CallState.SCHEDULED, CallState.RUNNING, CallState.WAITING, CallState.RETRYING})
 DONE: Final = frozenset({CallState.SUCCEEDED, CallState.SKIPPED})
+GAVE_UP: Final = frozenset({CallState.REFUSED, CallState.EXHAUSTED})
 UNDONE: Final = frozenset({CallState.COMPENSATED, CallState.RESOLVED, CallState.NOT_NEEDED})
 
 
@@ -107,10 +108,13 @@ class Call:
     finished_at: Micros | None = None
 
 
+UNTOUCHED_CALL: Final = Call()
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    action: Call = Call()
-    compensation: Call = Call()
+    action: Call = UNTOUCHED_CALL
+    compensation: Call = UNTOUCHED_CALL
 
     def call(self, operation: Operation) -> Call:
         return self.action if operation == ACTION else self.compensation
@@ -146,6 +150,11 @@ class State:
     def final(self) -> bool:
         return self.state in FINAL
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether any operation was given up; most sagas never have one, and most questions are about these."""
+        return any(s.action.state in GAVE_UP or s.compensation.state is CallState.FAILED for s in self.steps)
+
     def call(self, step: int, operation: Operation) -> Call:
         return self.steps[step].call(operation)
 
@@ -165,10 +174,17 @@ class State:
 
 
 def _changed(value: Any) -> dict[str, Any]:
-    return {f.name: v for f in fields(value) if (v := getattr(value, f.name)) != f.default}
+    packed = {}
+    for name, default in _DEFAULTS[type(value)]:
+        v = getattr(value, name)
+        if v is not default and v != default:
+            packed[name] = v
+    return packed
 
 
 def _pack_call(call: Call) -> dict[str, Any]:
+    if call is UNTOUCHED_CALL:
+        return {}
     packed = _changed(call)
     if call.error is not None:
         packed["error"] = _changed(call.error)
@@ -176,6 +192,8 @@ def _pack_call(call: Call) -> dict[str, Any]:
 
 
 def _unpack_call(packed: Mapping[str, Any]) -> Call:
+    if not packed:
+        return UNTOUCHED_CALL
     values = dict(packed)
     if "state" in values:
         values["state"] = CallState(values["state"])
@@ -190,7 +208,7 @@ def pack(state: State) -> dict[str, Any]:
     packed["steps"] = [
         [position, _pack_call(record.action), _pack_call(record.compensation)]
         for position, record in enumerate(state.steps)
-        if record != UNTOUCHED
+        if record is not UNTOUCHED and record != UNTOUCHED
     ]
     for name in ("turn", "error", "attention"):
         if name in packed:
@@ -217,3 +235,6 @@ def unpack(packed: Mapping[str, Any], step_count: int) -> State:
 
 
 UNTOUCHED: Final = StepRecord()
+_DEFAULTS: Final = {
+    kind: tuple((field.name, field.default) for field in fields(kind)) for kind in (State, Call, Error, Attention)
+}
