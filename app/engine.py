@@ -74,6 +74,7 @@ class Submission:
     notify_url: str | None = None
     traceparent: str | None = None
     restarted_from: str | None = None
+    audit: AuditEntry | None = None
 
 
 class Engine:
@@ -121,6 +122,7 @@ class Engine:
             traceparent=submission.traceparent,
             notify_url=submission.notify_url,
             restarted_from=submission.restarted_from,
+            audit=submission.audit,
         )
         if await self.sagas.insert(new):
             await probes.passed(probes.CREATE_WRITTEN, saga_id=saga_id)
@@ -130,15 +132,7 @@ class Engine:
         found = await self.sagas.by_key(submission.tenant, submission.key)
         if found is None:
             raise RuntimeError(f"the key {submission.key!r} is taken, but no saga stands under it")
-        saga, digest = found
-        if digest != submission.digest:
-            raise Problem(
-                422,
-                "idempotency-key-reused",
-                f"The key {submission.key!r} stands for saga {saga.id}, which was started with another request."
-                " Use a new key for a new saga.",
-            )
-        return saga, True
+        return replay(found, submission.digest), True
 
     async def ask(
         self,
@@ -164,7 +158,7 @@ class Engine:
             if not transition.records:
                 return saga
             audit = AuditEntry(
-                actor.name, action, actor.reason, _summary(saga), _summary(replace(saga, state=transition.state))
+                actor.name, action, actor.reason, summary(saga), summary(replace(saga, state=transition.state))
             )
             written = await self._write(saga, transition, payloads(transition) if payloads else {}, audit)
             if written is not None:
@@ -204,7 +198,7 @@ class Engine:
             return
         try:
             # Slots are taken before the claim: what is claimed is sent at once.
-            async with self._participants.slot(plan.service, parked):
+            async with self._participants.slot(plan.service, operation, parked):
                 await self._attempt(saga, step, operation, name, participant)
         except Busy:
             log.info("%s is busy: %s of saga %s is left to the sweep", plan.service, step_name, saga_id)
@@ -230,17 +224,18 @@ class Engine:
         started = transition.records[0]
         await probes.passed(probes.PERFORM_CLAIMED, saga_id=saga.id, step=name, operation=operation)
         number = started.attempt or 0
-        late = time.monotonic() - claimed.asked_at > self._settings.lease_grace / 2
-        if late:
+        send_before = claimed.asked_at + self._settings.lease_grace / 2
+        if time.monotonic() > send_before:
             # Its lease might be over before the participant is done; nothing has left the house, and that is certain.
             outcome = not_sent("the worker came too late to send it")
         else:
-            attempt = self._make_attempt(claimed, step, operation, name, number, payload, started.data["key"])
-            sent_at = time.monotonic()
+            attempt = self._make_attempt(
+                claimed, step, operation, name, number, payload, started.data["key"], send_before
+            )
             try:
                 outcome = await participant(attempt)
             except asyncio.CancelledError:
-                left = attempt.timeout_seconds - (time.monotonic() - sent_at)
+                left = send_before + attempt.timeout_seconds - time.monotonic()
                 outcome = unknown("its worker was stopped before the answer came", may_run_seconds=left)
                 with contextlib.suppress(Exception):
                     await asyncio.shield(self._answer(claimed, step, operation, number, outcome))
@@ -257,6 +252,7 @@ class Engine:
         number: int,
         payload: bytes,
         key: str,
+        send_before: float,
     ) -> Attempt:
         plan, call = saga.definition.steps[step], saga.state.call(step, operation)
         timeout = plan.timeout_seconds if operation == ACTION else plan.compensation_timeout_seconds
@@ -278,6 +274,7 @@ class Engine:
             },
             output=saga.payloads.get(output_of(plan.name)) if operation == COMPENSATION else None,
             timeout_seconds=timeout,
+            send_before=send_before,
             deadline=to_moment(saga.state.updated_at + round(timeout * SECOND)),
             after_unknown=call.unknown,
             statuses=plan.statuses,
@@ -427,6 +424,19 @@ class Engine:
         observability.transition(saga.definition, saga.state, transition)
 
 
+def replay(found: tuple[Saga, bytes], digest: bytes) -> Saga:
+    """The saga that stands under a key, for a request that brings the key again; 422 where it is another request."""
+    saga, first = found
+    if digest != first:
+        raise Problem(
+            422,
+            "idempotency-key-reused",
+            f"The key {saga.key!r} stands for saga {saga.id}, which was started with another request."
+            " Use a new key for a new saga.",
+        )
+    return saga
+
+
 def _now(saga: Saga) -> Micros:
     """The database's time, from when the saga was read and what has passed since."""
     return saga.read_at + round((time.monotonic() - saga.asked_at) * SECOND)
@@ -436,7 +446,7 @@ def _only_resends(transition: Transition) -> bool:
     return bool(transition.records) and all(record.data.get("sends", 0) > 1 for record in transition.records)
 
 
-def _summary(saga: Saga) -> dict[str, Any]:
+def summary(saga: Saga) -> dict[str, Any]:
     """What an audit row says of a saga."""
     steps = {
         plan.name: [str(record.action.state), str(record.compensation.state)]

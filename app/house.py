@@ -15,6 +15,8 @@ from app.relay import Relay
 from app.settings import Settings
 from app.store.database import Database
 from app.store.definitions import Definitions
+from app.store.letters import Letters
+from app.store.listing import Listing
 from app.store.sagas import Sagas
 from app.store.services import Services
 
@@ -26,6 +28,8 @@ class House:
     definitions: Definitions
     services: Services
     sagas: Sagas
+    listing: Listing
+    letters: Letters
     publisher: Publisher
     engine: Engine
     relay: Relay
@@ -48,6 +52,8 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             definitions,
             services,
             sagas,
+            Listing(database, sagas),
+            Letters(database),
             publisher,
             engine,
             Relay(database, publisher),

@@ -16,8 +16,11 @@ class QueueSlots:
         self._taken = dict.fromkeys(limits, 0)
         self._lock = threading.Lock()
 
+    def room(self, queue: str) -> int:
+        return self._limits.get(queue, 1) - self._taken.get(queue, 0)
+
     def free(self, queue: str) -> bool:
-        return self._taken.get(queue, 0) < self._limits.get(queue, 1)
+        return self.room(queue) > 0
 
     def any_free(self) -> bool:
         return any(self._taken[queue] < limit for queue, limit in self._limits.items())

@@ -31,6 +31,8 @@ class Attempt:
     outputs: Mapping[str, bytes]
     output: bytes | None
     timeout_seconds: float
+    send_before: float
+    """By our monotonic clock: what has not left the house by then does not leave it (contract, section 5, rule 1)."""
     deadline: datetime
     after_unknown: bool
     """An earlier attempt ended unknown, so a 409 may be the answer to the repetition."""

@@ -3,12 +3,16 @@
 `judge` is the table of section 4 of the contract. Only the status decides, never words in a body, but that a
 problem+json body may say whether it is `retriable`. Redirects are not followed, and proxies from the environment
 are not used: a call goes to the registered address or nowhere.
+
+An attempt is sent by `Attempt.send_before` or not at all, however long its connection takes, and its timeout counts
+from then: so it is over within its lease.
 """
 
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -22,21 +26,61 @@ from app.saga.messages import Outcome, OutcomeKind
 from app.saga.service import Service
 from app.saga.state import ACTION
 
-CONNECT_SHARE: Final = 0.8
-"""Of an attempt's timeout: a connection that takes longer is given up, while it is certain that nothing was sent."""
-
 KEEPALIVE_SECONDS: Final = 3
 """Shorter than what servers commonly allow, so that we do not send into a connection that is being closed."""
+
+MAX_LOCATION: Final = 2000
 
 RETRY: Final = frozenset({408, 425, 429})
 PROXY: Final = frozenset({502, 504})
 """A proxy's word, not the participant's answer: the request may still run behind it."""
 
 
+@dataclass(slots=True)
+class _Sending:
+    """Of one attempt: it has left the house as soon as there is a connection for it."""
+
+    attempt: Attempt
+    limit: asyncio.Timeout
+    over_at: float | None = None
+    """By the monotonic clock; None while nothing was sent."""
+
+    def begin(self) -> None:
+        now = time.monotonic()
+        if now > self.attempt.send_before:
+            raise _TooLate(f"a connection took {now - self.attempt.send_before:.1f} s longer than it may")
+        self.over_at = now + self.attempt.timeout_seconds
+        self.limit.reschedule(asyncio.get_running_loop().time() + self.attempt.timeout_seconds)
+
+    @property
+    def left_seconds(self) -> float:
+        return 0 if self.over_at is None else self.over_at - time.monotonic()
+
+
+class _TooLate(Exception):  # noqa: N818 - a condition
+    pass
+
+
+_sending: ContextVar[_Sending] = ContextVar("sending")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells the attempt when it has a connection."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super().connect(*args, **kwargs)
+        try:
+            _sending.get().begin()
+        except _TooLate:
+            connection.release()
+            raise
+        return connection
+
+
 def open_session() -> aiohttp.ClientSession:
     """One per process and event loop."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+        connector=_Connector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=True,
         trust_env=False,
@@ -52,39 +96,44 @@ class HttpParticipant:
         self._signers = [Webhook(secret) for secret in service.secrets]
 
     async def __call__(self, attempt: Attempt) -> Outcome:
-        started = time.monotonic()
-
-        def left() -> float:
-            return attempt.timeout_seconds - (time.monotonic() - started)
-
+        started, content = time.monotonic(), None
+        connect_seconds = min(attempt.timeout_seconds, attempt.send_before - started)
+        if connect_seconds <= 0:
+            return not_sent("the worker came too late to send it")
         body = attempt.body()
-        timeout = aiohttp.ClientTimeout(total=None, connect=attempt.timeout_seconds * CONNECT_SHARE)
+        limit = asyncio.timeout(None)
+        sending = _Sending(attempt, limit)
+        _sending.set(sending)
         try:
             async with (
-                asyncio.timeout(attempt.timeout_seconds),
+                limit,
                 self._session.post(
                     f"{self._base}/{attempt.name}",
                     data=body,
                     headers=self._headers(attempt, body),
-                    timeout=timeout,
+                    timeout=aiohttp.ClientTimeout(total=None, connect=connect_seconds),
                     allow_redirects=False,
                 ) as response,
             ):
                 content = await _read(response, self._max_output_bytes)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            return not_sent(f"no connection to {self._service.name} could be made: {_said(error)}")
-        except TimeoutError:
-            return unknown(f"{self._service.name} did not answer within {attempt.timeout_seconds:g} s")
-        except aiohttp.ClientResponseError as error:
-            text = f"{self._service.name} answered what is not HTTP: {error.message or _said(error)}"
-            return unknown(text, may_run_seconds=left())
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return unknown(
-                f"the connection to {self._service.name} broke before it had answered: {_said(error)}",
-                may_run_seconds=left(),
-            )
-        outcome = judge(self._service.name, response.status, response.headers, content, attempt, left())
+        except (aiohttp.ClientError, OSError, ValueError, _TooLate) as error:
+            outcome = self._broken(error, sending)
+        else:
+            name, left = self._service.name, sending.left_seconds
+            outcome = judge(name, response.status, response.headers, content, attempt, left)
         return _recorded(outcome, started, content)
+
+    def _broken(self, error: Exception, sending: _Sending) -> Outcome:
+        """No whole answer came."""
+        name, left = self._service.name, sending.left_seconds
+        if sending.over_at is None:
+            return not_sent(f"no connection to {name} could be made: {_said(error)}")
+        if sending.limit.expired():
+            return unknown(f"{name} did not answer within {sending.attempt.timeout_seconds:g} s")
+        if isinstance(error, aiohttp.ClientResponseError):
+            text = f"{name} answered what is not HTTP: {error.message or _said(error)}"
+            return unknown(text, may_run_seconds=left)
+        return unknown(f"the connection to {name} broke before it had answered: {_said(error)}", may_run_seconds=left)
 
     def _headers(self, attempt: Attempt, body: bytes) -> dict[str, str]:
         headers = {
@@ -158,7 +207,7 @@ def judge(
             return unknown(f"{text} with more than is kept of an output", **more)
         return Outcome(OutcomeKind.SUCCEEDED, text, status, _output(headers, content))
     if meaning == "pending":
-        return Outcome(OutcomeKind.PENDING, text, poll_url=headers.get("Location"), **more)
+        return Outcome(OutcomeKind.PENDING, text, poll_url=_location(headers), **more)
     if meaning == "refused":
         return Outcome(OutcomeKind.REFUSED, readable(text), retriable=bool(retriable), **more)
     if meaning == "refused, again":
@@ -225,6 +274,11 @@ def _output(headers: Mapping[str, str], content: bytes) -> bytes:
     return orjson.dumps(content.decode("utf-8", "replace"))
 
 
+def _location(headers: Mapping[str, str]) -> str | None:
+    location = headers.get("Location")
+    return None if location is None else readable(location, MAX_LOCATION)
+
+
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds; RFC 9110 section 10.2.3 allows a number or a date."""
     value = headers.get("Retry-After", "").strip()
@@ -234,6 +288,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((moment - datetime.now(moment.tzinfo or UTC)).total_seconds(), 0) if moment.tzinfo else None

@@ -29,6 +29,10 @@ class ParticipantUnusable(Exception):  # noqa: N818 - a condition of the service
     """The module of a Python participant cannot be loaded."""
 
 
+class _TooLate(Exception):  # noqa: N818 - a condition
+    pass
+
+
 def load_handlers(reference: str, folder: Path | None) -> dict[str, Callable[[Call], Any]]:
     """The functions of a module, named as `package.module`, or as a file beside services.yaml."""
     try:
@@ -36,7 +40,7 @@ def load_handlers(reference: str, folder: Path | None) -> dict[str, Callable[[Ca
         handlers = handlers_of(module)
     except ParticipantUnusable:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ParticipantUnusable(
             f"{reference} cannot be imported: {type(error).__name__}: {error}{_hint(error)}"
         ) from error
@@ -74,7 +78,7 @@ def _load_module(reference: str, folder: Path | None) -> ModuleType:
     return module
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     name = getattr(error, "name", None) or ""
     if isinstance(error, ImportError) and name.partition(".")[0] in {"app", "workers", "migrations"}:
         return (
@@ -105,8 +109,12 @@ class PythonParticipant:
                 if self._is_async:
                     result = await self._handler(call)
                 else:
-                    future = self._threads.submit(self._handler, call)
-                    result = await asyncio.wrap_future(future)
+                    future = self._threads.submit(self._begin, call, attempt.send_before)
+                    result = _result(*await asyncio.wrap_future(future))
+                if inspect.isawaitable(result):  # a plain function around an async one
+                    result = await result
+        except _TooLate:
+            return not_sent(f"a thread was free for {attempt.name} only when it was too late to begin")
         except Refused as refusal:
             return Outcome(OutcomeKind.REFUSED, readable(str(refusal) or "refused"))
         except TimeoutError as error:
@@ -120,6 +128,15 @@ class PythonParticipant:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is an outcome
             return self._failed(attempt, error)
         return self._succeeded(attempt, result)
+
+    def _begin(self, call: Call, send_before: float) -> tuple[Any, BaseException | None]:
+        """In a thread. What was raised is handed over as a value: a future takes no StopIteration."""
+        if time.monotonic() > send_before:
+            return None, _TooLate()
+        try:
+            return self._handler(call), None
+        except BaseException as error:  # noqa: BLE001
+            return None, error
 
     def _failed(self, attempt: Attempt, error: BaseException) -> Outcome:
         return unknown(f"{attempt.name} raised {type(error).__name__}: {error}")
@@ -143,6 +160,12 @@ class PythonParticipant:
         if len(output) > self._max_output_bytes:
             return unknown(f"{attempt.name} returned more than is kept of an output")
         return Outcome(OutcomeKind.SUCCEEDED, f"{attempt.name} returned", output=output)
+
+
+def _result(value: Any, error: BaseException | None) -> Any:
+    if error is not None:
+        raise error
+    return value
 
 
 def _call(attempt: Attempt) -> Call:

@@ -1,7 +1,7 @@
 """From a step's service and operation to the participant that carries it out, and how many it may serve at once."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -13,13 +13,16 @@ from app.participants.contract import Participant
 from app.participants.http import HttpParticipant, open_session
 from app.participants.python import ParticipantUnusable, PythonParticipant, load_handlers
 from app.saga.service import Service
+from app.saga.state import ACTION, COMPENSATION, Operation
 from app.settings import Settings
 
 SHARE_OF_SLOTS: Final = 0.75
-"""Of a worker's slots, for one service without `max_in_flight`: a service that hangs leaves the others room."""
+"""Of a worker's slots, for one service without `max_in_flight`: a service that hangs leaves the others room. Of those
+for actions and of those for compensations: what is to be undone does not wait for actions that hang."""
 
 PARKED_AT_MOST: Final = 1000
-"""Operations that wait in one worker for a busy service. More are dropped, and the sweep sends them again."""
+"""Actions that wait in one worker for busy services, and compensations that do. More are dropped, and the sweep sends
+them again."""
 
 
 class Busy(Exception):  # noqa: N818 - a condition
@@ -36,8 +39,8 @@ class Participants:
             settings.worker_slots + settings.worker_compensation_slots, thread_name_prefix="handler"
         )
         self._made: dict[tuple[str, str], tuple[Service, Participant]] = {}
-        self._slots: dict[str, Slots] = {}
-        self._parked = 0
+        self._slots: dict[tuple[str, Operation | None], Slots] = {}
+        self._parked: Counter[Operation] = Counter()
 
     async def find(self, service_name: str, operation_name: str) -> Participant | str:
         """The participant, or a sentence that says what is missing."""
@@ -58,7 +61,10 @@ class Participants:
         if service.url is not None:
             if self._session is None:
                 self._session = open_session()
-            return HttpParticipant(self._session, service, self._settings.max_payload_bytes)
+            try:
+                return HttpParticipant(self._session, service, self._settings.max_payload_bytes)
+            except ValueError as error:
+                raise ParticipantUnusable(f"its secret is not one: {error}") from error
         reference = service.python or ""
         handlers = load_handlers(reference, self._settings.sagas_dir)
         if operation_name not in handlers:
@@ -75,31 +81,38 @@ class Participants:
     async def slot(
         self,
         service_name: str,
+        operation: Operation,
         parked: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> AsyncIterator[None]:
-        """One of the service's slots, first come, first served. `parked` is held while waiting; Busy: too many do."""
-        slots = await self._slots_of(service_name)
+        """One of the service's slots: compensations first, then first come, first served.
+
+        `parked` is held while waiting. Busy: too many wait already.
+        """
+        slots = await self._slots_of(service_name, operation)
         if not slots.take():
-            if self._parked >= PARKED_AT_MOST:
+            if self._parked[operation] >= PARKED_AT_MOST:
                 raise Busy(service_name)
-            self._parked += 1
+            self._parked[operation] += 1
             try:
                 with parked():
-                    await slots.wait()
+                    await slots.wait(first=operation == COMPENSATION)
             finally:
-                self._parked -= 1
+                self._parked[operation] -= 1
         try:
             yield
         finally:
             slots.give_back()
 
-    async def _slots_of(self, service_name: str) -> "Slots":
+    async def _slots_of(self, service_name: str, operation: Operation) -> "Slots":
         service = await self._service(service_name)
-        limit = service.max_in_flight if service is not None else None
-        if limit is None:
-            limit = max(int(self._settings.worker_slots * SHARE_OF_SLOTS), 1)
-        slots = self._slots.setdefault(service_name, Slots(limit))
-        slots.limit = limit
+        if service is not None and service.max_in_flight is not None:
+            slots = self._slots.setdefault((service_name, None), Slots(0))
+            slots.limit = service.max_in_flight
+        else:
+            settings = self._settings
+            share = settings.worker_slots if operation == ACTION else settings.worker_compensation_slots
+            slots = self._slots.setdefault((service_name, operation), Slots(0))
+            slots.limit = max(int(share * SHARE_OF_SLOTS), 1)
         return slots
 
     async def close(self) -> None:
@@ -114,17 +127,19 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._taken = 0
+        self._first: deque[asyncio.Future[None]] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def take(self) -> bool:
-        if self._taken >= self.limit or self._waiting:
+        if self._taken >= self.limit or self._first or self._waiting:
             return False
         self._taken += 1
         return True
 
-    async def wait(self) -> None:
+    async def wait(self, *, first: bool = False) -> None:
+        """`first`: before all who wait without it."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        (self._first if first else self._waiting).append(future)
         self._hand_out()
         try:
             await future
@@ -138,8 +153,8 @@ class Slots:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._waiting and self._taken < self.limit:
-            future = self._waiting.popleft()
+        while (self._first or self._waiting) and self._taken < self.limit:
+            future = (self._first or self._waiting).popleft()
             if not future.done():
                 self._taken += 1
                 future.set_result(None)

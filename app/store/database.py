@@ -185,11 +185,16 @@ class Database:
 
 def unreachable(error: BaseException) -> bool:
     """Whether the database could not be asked, rather than that it refused what it was asked."""
+    return caused_by(error, *_UNREACHABLE, *_RESTARTING)
+
+
+def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Whether one of these is behind the error, however often it was wrapped."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, (*_UNREACHABLE, *_RESTARTING)):
+        if isinstance(cause, kinds):
             return True
         cause = getattr(cause, "orig", None) or cause.__cause__
     return False

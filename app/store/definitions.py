@@ -35,8 +35,10 @@ class Definitions:
     async def latest(self, name: str) -> int | None:
         """The newest version, at most a second old."""
         known = self._latest.get(name)
-        if known is not None and time.monotonic() - known[1] < LATEST_SECONDS:
-            return known[0]
+        if known is not None:
+            if time.monotonic() - known[1] < LATEST_SECONDS:
+                return known[0]
+            self._latest[name] = (known[0], time.monotonic())  # one caller asks; the others go on with what is known
         statement = select(func.max(table.c.version)).where(table.c.name == name)
         async with self._database.connect() as connection:
             version: int | None = (await connection.execute(statement)).scalar_one()

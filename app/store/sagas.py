@@ -79,6 +79,8 @@ class NewSaga:
     traceparent: str | None = None
     notify_url: str | None = None
     restarted_from: str | None = None
+    audit: "AuditEntry | None" = None
+    """Of an operator's restart; it stands with the saga that was restarted."""
 
     @property
     def wake_at(self) -> Micros | None:
@@ -193,6 +195,9 @@ _INSERT: Final = f"""
     ), {_EVENTS}"""
 _DUE: Final = """
     SELECT id FROM saga WHERE wake_at <= clock_timestamp() ORDER BY wake_at LIMIT $1"""
+_AT_REST: Final = """
+    SELECT id FROM saga WHERE id = ANY($1::uuid[])
+    AND state IN ('COMPLETED', 'FAILED', 'COMPENSATION_FAILED', 'ABANDONED')"""
 _POSTPONE: Final = """
     UPDATE saga AS s SET wake_at = w.wake_at
     FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) AS w(id, seq, wake_at)
@@ -240,7 +245,7 @@ class Sagas:
         asked_at = time.monotonic()
         rows = await connection.fetch(_LOAD, list(set(ids)))
         self._observe(asked_at, rows)
-        found = {str(row["id"]): await self._read(row, asked_at) for row in rows}
+        found = {str(row["id"]): await self.from_row(row, asked_at) for row in rows}
         return [found.get(saga_id) for saga_id in ids]
 
     async def by_key(self, tenant: str, key: str) -> tuple[Saga, bytes] | None:
@@ -249,7 +254,7 @@ class Sagas:
         async def fetch(connection: Connection) -> tuple[Saga, bytes] | None:
             asked_at = time.monotonic()
             row = await connection.fetchrow(_LOAD_KEY, tenant, key)
-            return None if row is None else (await self._read(row, asked_at), row["request_digest"])
+            return None if row is None else (await self.from_row(row, asked_at), row["request_digest"])
 
         found: tuple[Saga, bytes] | None = await self._reading.run(fetch)
         return found
@@ -258,7 +263,8 @@ class Sagas:
         if rows:
             self._database.clock.observe(asked_at, to_micros(rows[0]["now"]), time.monotonic())
 
-    async def _read(self, row: Mapping[str, Any], asked_at: float) -> Saga:
+    async def from_row(self, row: Mapping[str, Any], asked_at: float) -> Saga:
+        """The saga of a row with `_COLUMNS`, whose JSON is text."""
         definition = await self._definitions.get(row["definition"], row["version"])
         wake_at, restarted_from = row["wake_at"], row["restarted_from"]
         return Saga(
@@ -281,6 +287,11 @@ class Sagas:
     async def due(self, limit: int) -> list[str]:
         """Sagas whose time has come, the longest waiting first."""
         rows = await self._reading.run(lambda connection: connection.fetch(_DUE, limit))
+        return [str(row["id"]) for row in rows]
+
+    async def at_rest(self, ids: Sequence[str]) -> list[str]:
+        """Which of these sagas have come to rest."""
+        rows = await self._reading.run(lambda connection: connection.fetch(_AT_REST, ids))
         return [str(row["id"]) for row in rows]
 
     # --- writing ---
@@ -317,7 +328,17 @@ class Sagas:
             for saga in sagas
         ]
         details = _details([(s.id, s.definition, s.records, s.payloads) for s in sagas])
-        moved = {str(row["id"]) for row in await connection.fetch(_INSERT, *details, *_columns(rows))}
+        arguments = (*details, *_columns(rows))
+        audited = [saga for saga in sagas if saga.audit is not None]
+        if not audited:
+            moved = {str(row["id"]) for row in await connection.fetch(_INSERT, *arguments)}
+        else:
+            async with connection.transaction():
+                moved = {str(row["id"]) for row in await connection.fetch(_INSERT, *arguments)}
+                for saga in audited:
+                    if saga.id in moved and saga.audit is not None:
+                        at = to_moment(saga.state.created_at)
+                        await _write_audit(connection, at, saga.tenant, saga.restarted_from, saga.audit)
         return [saga.id in moved for saga in sagas]
 
     async def _write_batch(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
@@ -400,18 +421,15 @@ async def _write_extras(connection: Connection, write: Write) -> None:
         )
         notice = {"id": str(letter_id), "saga_id": saga.id, "step": step, "operation": letter.operation}
         await connection.execute(_NOTICE, _json(notice))
-    if (audit := write.audit) is not None:
-        await connection.execute(
-            _AUDIT,
-            at,
-            saga.tenant,
-            audit.actor,
-            audit.action,
-            saga.id,
-            audit.reason,
-            _json(audit.before),
-            _json(audit.after),
-        )
+    if write.audit is not None:
+        await _write_audit(connection, at, saga.tenant, saga.id, write.audit)
+
+
+async def _write_audit(
+    connection: Connection, at: datetime, tenant: str, saga_id: str | None, audit: AuditEntry
+) -> None:
+    before, after = _json(audit.before), _json(audit.after)
+    await connection.execute(_AUDIT, at, tenant, audit.actor, audit.action, saga_id, audit.reason, before, after)
 
 
 def new_id(at: Micros) -> str:

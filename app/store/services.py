@@ -48,8 +48,7 @@ class Services:
 
     async def _read(self) -> None:
         try:
-            async with self._database.connect() as connection:
-                rows = (await connection.execute(select(table).order_by(table.c.name))).all()
+            self._all = await self.read()
         except DatabaseUnavailable:
             if self._read_at == float("-inf"):
                 raise
@@ -57,11 +56,16 @@ class Services:
             return
         finally:
             self._reading = None
-        self._all = {
+        self._read_at = time.monotonic()
+
+    async def read(self) -> dict[str, Service]:
+        """As they are at this moment."""
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(select(table).order_by(table.c.name))).all()
+        return {
             row.name: Service(row.name, row.url, row.python, row.headers, tuple(row.secrets), row.max_in_flight)
             for row in rows
         }
-        self._read_at = time.monotonic()
 
     async def put(self, service: Service) -> bool:
         """Whether the service is new."""

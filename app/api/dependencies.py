@@ -1,0 +1,214 @@
+"""What the routes ask for: the house, the caller, a body of bounded size."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from app.api import strict_json
+from app.errors import Problem
+from app.house import House
+from app.saga.messages import Actor
+from app.settings import Settings
+from app.store.sagas import Saga
+
+Scope: TypeAlias = Literal["start", "read", "define", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = ("start", "read", "define", "admin")
+
+ENVELOPE_BYTES: Final = 65_536
+"""What a body may have beside the payload that it carries."""
+MAX_FAULTS: Final = 100
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def house_of(request: Request) -> House:
+    return cast(House, request.app.state.house)
+
+
+# --- who asks ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose key it is. `admin` includes the other scopes."""
+
+    name: str
+    scopes: frozenset[Scope]
+    tenant: str
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+    def actor(self, reason: str | None = None) -> Actor:
+        return Actor(self.name, reason)
+
+
+class Keys:
+    """Who stands behind a key. Keys are compared by their digests, in constant time."""
+
+    def __init__(self, settings: Settings) -> None:
+        secret = settings.bootstrap_api_key
+        self._bootstrap = (
+            None if secret is None or not secret.get_secret_value() else _digest(secret.get_secret_value())
+        )
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no key at all that could open anything."""
+        return self._bootstrap is None
+
+    async def find(self, key: str) -> Caller | None:
+        if self._bootstrap is not None and hmac.compare_digest(_digest(key), self._bootstrap):
+            return _BOOTSTRAP
+        return None
+
+
+_BOOTSTRAP: Final = Caller("key:bootstrap", frozenset(SCOPES), "")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _allow(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
+    async def authenticate(request: Request) -> Caller:
+        keys: Keys = request.app.state.keys
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip()
+        if kind.lower() != "bearer" or not key:
+            advice = (
+                "No key is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again."
+                if keys.missing
+                else "Send your API key as `Authorization: Bearer KEY`."
+            )
+            raise _unauthorized(f"This needs an API key. {advice}")
+        caller = await keys.find(key)
+        if caller is None:
+            advice = " None is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again." if keys.missing else ""
+            raise _unauthorized(f"The API key is not known.{advice}", ' error="invalid_token"')
+        if not caller.may(scope):
+            raise Problem(403, "scope-missing", f"This needs a key with the scope `{scope}`.", scope=scope)
+        return caller
+
+    return authenticate
+
+
+def _unauthorized(detail: str, more: str = "") -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": f'Bearer realm="saga"{more}'})
+
+
+MayStart: TypeAlias = Annotated[Caller, Depends(_allow("start"))]
+MayRead: TypeAlias = Annotated[Caller, Depends(_allow("read"))]
+MayDefine: TypeAlias = Annotated[Caller, Depends(_allow("define"))]
+MayAdmin: TypeAlias = Annotated[Caller, Depends(_allow("admin"))]
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------
+
+
+def saga_id(text: str) -> str:
+    """A saga's id from a path; what cannot be one names no saga."""
+    if not _UUID.fullmatch(text):
+        raise Problem(404, "saga-not-found", f"There is no saga {text[:80]!r}: an id is a UUID.")
+    return text.lower()
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body; Problem 413 as soon as it is known to be larger, whatever Content-Length says."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+        raise too_large(limit)
+    body = b""
+    async for part in request.stream():
+        body = body + part if body else part
+        if len(body) > limit:
+            raise too_large(limit)
+    return body
+
+
+def too_large(limit: int, what: str = "The body") -> Problem:
+    detail = f"{what} is larger than {limit:,} bytes. Keep large things elsewhere and send a reference."
+    return Problem(413, "body-too-large", detail, limit=limit)
+
+
+async def read_json(request: Request, *, empty: Any = None) -> Any:
+    """The body as JSON, whatever its Content-Type says (`curl -d` calls everything a form).
+
+    `empty` stands for a body of no bytes; without it, none is refused.
+    """
+    body = await read_body(request, house_of(request).settings.max_payload_bytes + ENVELOPE_BYTES)
+    if not body and empty is not None:
+        return empty
+    return strict_json.parse(body)
+
+
+def checked(model: type[Model], value: Any) -> Model:
+    """The value as the model; Problem 422 `body-invalid` with every fault and its path."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = [(_path(fault), _message(fault)) for fault in error.errors()[:MAX_FAULTS]]
+        raise Problem(422, "body-invalid", "The body is not as it should be: see `errors`.", errors=faults) from None
+
+
+def _path(fault: ErrorDetails) -> str:
+    path = ""
+    for part in fault["loc"]:
+        if part == "[key]":
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part[:80]}"
+    return path
+
+
+_SAID: Final = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a field that is known here",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+}
+
+
+def _message(fault: ErrorDetails) -> str:
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return _SAID.get(fault["type"], fault["msg"])
+
+
+# --- on which state ---------------------------------------------------------------------------------------------
+
+
+def etag(saga: Saga) -> str:
+    """Strong: a saga changes only with the number of its last event."""
+    return f'"{saga.state.seq}"'
+
+
+def unchanged(request: Request, tag: str) -> bool:
+    """Whether If-None-Match names what the saga is now."""
+    given = request.headers.get("if-none-match")
+    return given is not None and any(each in {"*", tag} for each in _tags(given.replace("W/", "")))
+
+
+def if_match(request: Request) -> Callable[[Saga], bool] | None:
+    """What If-Match asks for; None where it is not there."""
+    given = request.headers.get("if-match")
+    if given is None:
+        return None
+    tags = set(_tags(given))
+    return lambda saga: "*" in tags or etag(saga) in tags
+
+
+def _tags(header: str) -> list[str]:
+    return [tag.strip() for tag in header.split(",")]

@@ -1,0 +1,157 @@
+"""The OpenAPI document, made of what each route says of itself with `describe`.
+
+FastAPI's own generator would describe its default errors, which never occur here; so the document is put together
+here, from the same models that check the bodies.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.api import schemas
+from app.api.problems import MEDIA_TYPE
+
+_KEY: Final = "x-saga"
+_REF: Final = "#/components/schemas/{model}"
+
+DESCRIPTION: Final = (
+    "Runs business processes that cross services: every step is done, or every done step is undone, or a person is"
+    " told what is left.\n\nEvery error is `application/problem+json` (RFC 9457) with a stable `code`. JSON bodies are"
+    " read as JSON whatever their Content-Type says. Times are RFC 3339 in UTC."
+)
+
+
+@dataclass(frozen=True)
+class Operation:
+    summary: str
+    description: str
+    body: type[BaseModel] | None
+    body_types: tuple[str, ...]
+    body_required: bool
+    answers: Mapping[int, type[BaseModel] | str | None]
+    problems: tuple[int, ...]
+    parameters: tuple[dict[str, Any], ...]
+    also: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    is_open: bool = False
+
+
+def describe(
+    summary: str,
+    description: str = "",
+    *,
+    body: type[BaseModel] | None = None,
+    body_types: tuple[str, ...] = ("application/json",),
+    body_required: bool = True,
+    answers: Mapping[int, type[BaseModel] | str | None],
+    problems: tuple[int, ...] = (),
+    parameters: tuple[dict[str, Any], ...] = (),
+    also: Mapping[int, Mapping[str, Any]] | None = None,
+    is_open: bool = False,
+) -> dict[str, Any]:
+    """Keywords for a route's decorator.
+
+    `answers`: a model, or a media type whose content is text, or None for no content. `problems`: statuses of errors
+    beside those that every route has. `also`: further media types of an answer. `is_open`: needs no key.
+    """
+    told = Operation(
+        summary, description, body, body_types, body_required, answers, problems, parameters, also or {}, is_open
+    )
+    return {"openapi_extra": {_KEY: told}, "response_model": None, "include_in_schema": False}
+
+
+def parameter(name: str, place: str, description: str, *, required: bool = False) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "required": required,
+        "description": description,
+        "schema": {"type": "string"},
+    }
+
+
+def document(routers: Iterable[APIRouter], version: str) -> dict[str, Any]:
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    models: dict[str, type[BaseModel]] = {schemas.ProblemView.__name__: schemas.ProblemView}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        told: Operation = (route.openapi_extra or {})[_KEY]
+        for model in (told.body, *told.answers.values()):
+            if isinstance(model, type):
+                models[model.__name__] = model
+        for method in sorted(route.methods or ()):
+            paths.setdefault(route.path, {})[method.lower()] = _operation(route, method, told)
+    _, made = models_json_schema(
+        [(model, "validation") for model in models.values()], ref_template=_REF.format(model="{model}")
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Saga orchestrator", "version": version, "description": DESCRIPTION},
+        "security": [{"key": []}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": made["$defs"],
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key, `id.secret` or the bootstrap key",
+                }
+            },
+        },
+    }
+
+
+def _operation(route: APIRoute, method: str, told: Operation) -> dict[str, Any]:
+    path_parameters = [parameter(name, "path", "", required=True) for name in re.findall(r"\{(\w+)\}", route.path)]
+    operation: dict[str, Any] = {
+        "operationId": f"{method.lower()}_{re.sub(r'[^a-z0-9]+', '_', route.path.lower()).strip('_')}",
+        "summary": told.summary,
+        "tags": list(route.tags),
+        "responses": {},
+    }
+    if told.description:
+        operation["description"] = told.description
+    if path_parameters or told.parameters:
+        operation["parameters"] = [*path_parameters, *told.parameters]
+    if told.body is not None or told.body_types != ("application/json",):
+        schema = {} if told.body is None else _ref(told.body)
+        operation["requestBody"] = {
+            "required": told.body_required,
+            "content": {media_type: {"schema": schema} for media_type in told.body_types},
+        }
+    if told.is_open:
+        operation["security"] = []
+    for status, model in told.answers.items():
+        operation["responses"][str(status)] = _answer(status, model, told.also.get(status, {}))
+    for status in sorted({*told.problems, *_common(told)}):
+        operation["responses"][str(status)] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": _ref(schemas.ProblemView)}},
+        }
+    return operation
+
+
+def _common(told: Operation) -> tuple[int, ...]:
+    return (500, 503) if told.is_open else (401, 403, 500, 503)
+
+
+def _answer(status: int, model: type[BaseModel] | str | None, also: Mapping[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if isinstance(model, str):
+        answer["content"] = {model: {"schema": {"type": "string"}}}
+    elif model is not None:
+        answer["content"] = {"application/json": {"schema": _ref(model)}}
+    if also:
+        answer.setdefault("content", {}).update(also)
+    return answer
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}

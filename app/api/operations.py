@@ -1,0 +1,236 @@
+"""What operators' tools ask: does it live, can it work, how much is there; and the description of the API."""
+
+import asyncio
+import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import orjson
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge
+from sqlalchemy import text
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from app import observability
+from app.api import schemas
+from app.api.dependencies import house_of
+from app.api.openapi import describe, document
+from app.api.sagas import json_response
+from app.errors import DatabaseUnavailable, Problem
+from app.house import House
+from app.store.database import caused_by
+from app.store.gauges import Gauges, read_gauges
+
+ACTIVE_STATES: Final = ("CREATED", "EXECUTING", "COMPENSATING")
+SCRAPE_SECONDS: Final = 1.0
+"""Nobody needs a key for /metrics: however often it is asked, the database is asked once in so long."""
+
+router = APIRouter(tags=["operations"])
+
+
+@lru_cache
+def our_version() -> str:
+    try:
+        return version("saga-orchestrator")
+    except PackageNotFoundError:  # from a source tree that is not installed
+        return "unknown"
+
+
+# --- health -----------------------------------------------------------------------------------------------------
+
+
+@router.get("/livez", **describe("The process lives", answers={200: schemas.AliveView}, is_open=True))
+async def livez() -> Response:
+    return json_response({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    **describe(
+        "Sagas can be taken",
+        "The database answers and is migrated. Redis gone is `degraded`: sagas go on, more slowly.",
+        answers={200: schemas.ReadyView},
+        is_open=True,
+    ),
+)
+async def readyz(request: Request) -> Response:
+    house = house_of(request)
+    redis = asyncio.create_task(house.publisher.depths())
+    try:
+        sentence = await _unready(house) or request.app.state.registering.sentence
+    finally:
+        reached = await redis is not None
+    if sentence is not None:
+        raise Problem(503, "not-ready", sentence, headers={"Retry-After": "1"})
+    status, found = ("ready", "ok") if reached else ("degraded", "unavailable")
+    return json_response({"status": status, "database": "ok", "redis": found})
+
+
+async def _unready(house: House) -> str | None:
+    """Why no saga can be taken, in a sentence."""
+    try:
+        async with house.database.connect() as connection:
+            found = set((await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars())
+    except DatabaseUnavailable as error:
+        return f"{error}."
+    except Exception as error:
+        if caused_by(error, asyncpg.UndefinedTableError):
+            return "The database has no tables yet: run `saga migrate`."
+        raise
+    wanted = migration_heads()
+    if found != wanted:
+        return (
+            f"The database is at migration {_names(found)} and this version needs {_names(wanted)}: run `saga migrate`."
+        )
+    return None
+
+
+def _names(revisions: set[str]) -> str:
+    return ", ".join(sorted(revisions)) or "none"
+
+
+@lru_cache
+def migration_heads() -> set[str]:
+    """What the newest migrations of this code are called."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - slow to import, and asked for once
+
+    import migrations  # noqa: PLC0415
+
+    return set(ScriptDirectory(str(Path(migrations.__file__).parent)).get_heads())
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+class Scrapes:
+    """Gauges as they are now; those who ask at the same time share the answer."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._read_at = float("-inf")
+        self._registry = CollectorRegistry()
+        self._lock = asyncio.Lock()
+
+    async def registry(self) -> CollectorRegistry:
+        async with self._lock:
+            if time.monotonic() - self._read_at > SCRAPE_SECONDS:
+                self._registry = await self._read()
+                self._read_at = time.monotonic()
+        return self._registry
+
+    async def _read(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        Gauge("saga_build_info", "The version that runs", ["version"], registry=registry).labels(our_version()).set(1)
+        depths = asyncio.create_task(self._house.publisher.depths())
+        up = Gauge("saga_database_up", "Whether the gauges could be read from the database", registry=registry)
+        try:
+            found = await read_gauges(self._house.database, self._house.settings.stuck_after)
+        except Exception as error:
+            if not isinstance(error, DatabaseUnavailable) and not caused_by(error, asyncpg.UndefinedTableError):
+                raise
+        else:
+            up.set(1)
+            _fill(registry, found)
+        queues = Gauge("saga_queue_depth", "Messages that nobody has taken yet", ["queue"], registry=registry)
+        for queue, depth in (await depths or {}).items():
+            queues.labels(queue).set(depth)
+        return registry
+
+
+def _fill(registry: CollectorRegistry, found: Gauges) -> None:
+    active = Gauge("saga_active", "Sagas that are not at rest", ["saga", "state"], registry=registry)
+    attention = Gauge("saga_attention", "Sagas that need a person", ["saga"], registry=registry)
+    letters = Gauge("saga_dead_letters", "Open dead letters", ["saga"], registry=registry)
+    # A series that vanishes where it should fall to 0 keeps its alert.
+    for name in found.definitions:
+        attention.labels(name)
+        letters.labels(name)
+        for state in ACTIVE_STATES:
+            active.labels(name, state)
+    for (name, state), number in found.active.items():
+        active.labels(name, state).set(number)
+    for name, number in found.attention.items():
+        attention.labels(name).set(number)
+    for name, number in found.open_letters.items():
+        letters.labels(name).set(number)
+    text_of_stuck = "Sagas under way without a change for SAGA_STUCK_AFTER that do not wait on purpose"
+    Gauge("saga_stuck", text_of_stuck, registry=registry).set(found.stuck)
+    overdue = Gauge("saga_oldest_overdue_seconds", "How late the sweep is", registry=registry)
+    overdue.set(max(found.oldest_overdue_seconds, 0))
+
+
+@router.get(
+    "/metrics",
+    **describe("Metrics, as Prometheus reads them", answers={200: "text/plain"}, is_open=True),
+)
+async def metrics(request: Request) -> Response:
+    scrapes: Scrapes = request.app.state.scrapes
+    content = observability.exposition(await scrapes.registry())
+    return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+# --- description ------------------------------------------------------------------------------------------------
+
+ASSETS: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+"""Of Swagger UI, as the package `fastapi-offline` ships them; nothing is loaded from elsewhere."""
+
+_START: Final = (
+    'window.onload = () => SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true,'
+    " validatorUrl: null, persistAuthorization: false});"
+)
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Saga orchestrator: API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="data:,">
+</head>
+<body>
+<div id="docs"></div>
+<noscript>The description of this API is at <a href="openapi.json">openapi.json</a>.</noscript>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_POLICY: Final = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+
+
+@router.get("/openapi.json", **describe("This description", answers={200: "application/json"}, is_open=True))
+async def openapi(request: Request) -> Response:
+    return Response(description(request.app), media_type="application/json")
+
+
+@lru_cache
+def description(app: Any) -> bytes:
+    return orjson.dumps(document(app.state.routers, our_version()))
+
+
+@router.get("/docs", **describe("This description, for people", answers={200: "text/html"}, is_open=True))
+async def docs() -> Response:
+    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
+
+
+@router.get(
+    "/docs/{asset}",
+    **describe("What /docs is made of", answers={200: "text/javascript"}, problems=(404,), is_open=True),
+)
+async def docs_asset(asset: str) -> Response:
+    if asset == "start.js":
+        return Response(_START, media_type="text/javascript")
+    path = _asset(asset)
+    if asset not in ASSETS or path is None:
+        raise Problem(404, "not-found", f"There is nothing at /docs/{asset[:80]}.")
+    return FileResponse(path, media_type=ASSETS[asset], headers={"Cache-Control": "public, max-age=86400"})
+
+
+def _asset(name: str) -> Path | None:
+    found = find_spec("fastapi_offline")
+    path = Path(found.origin).parent / "static" / name if found is not None and found.origin else None
+    return path if path is not None and path.is_file() else None

@@ -1,0 +1,252 @@
+"""Starting sagas, looking at them, stopping them."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from app.api import schemas
+from app.api.dependencies import (
+    MayRead,
+    MayStart,
+    checked,
+    etag,
+    house_of,
+    if_match,
+    read_json,
+    saga_id,
+    unchanged,
+)
+from app.api.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
+from app.api.openapi import describe, parameter
+from app.api.submitting import digest, idempotency_key, make_submission, traceparent
+from app.api.waiting import Waiting, preferred_wait
+from app.engine import replay
+from app.errors import Problem
+from app.house import House
+from app.instants import rfc3339
+from app.saga.messages import Cancel
+from app.store.listing import Filter
+from app.store.sagas import Saga
+from app.views import event_data, saga_json, saga_view
+
+EVENTS: Final = 1000
+STREAM_POLL_SECONDS: Final = 1.0
+STREAM_ALIVE_SECONDS: Final = 15.0
+JSON: Final = "application/json"
+
+router = APIRouter(tags=["sagas"])
+
+
+def saga_response(saga: Saga, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(saga_json(saga), status, {"ETag": etag(saga), **(headers or {})}, JSON)
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, JSON)
+
+
+@router.post(
+    "/sagas",
+    **describe(
+        "Start a saga",
+        "Answers 202 at once. With `Prefer: wait=N` it answers when the saga has come to rest (200), or after N"
+        " seconds (202). The same key and body again answer the same saga, with `Idempotency-Replayed: true`.",
+        body=schemas.SagaRequest,
+        answers={200: schemas.SagaView, 202: schemas.SagaView},
+        problems=(400, 404, 413, 422),
+        parameters=(
+            parameter("Idempotency-Key", "header", "1 to 200 visible ASCII characters; or `idempotency_key`"),
+            parameter("Prefer", "header", "`wait=N`: up to 60 seconds"),
+            parameter("traceparent", "header", "W3C Trace Context; handed on to the participants"),
+        ),
+    ),
+)
+async def submit(request: Request, caller: MayStart) -> Response:
+    house, headers = house_of(request), request.headers
+    body = await read_json(request)
+    key = idempotency_key(headers.getlist("idempotency-key"), body if isinstance(body, dict) else {})
+    wanted = checked(schemas.SagaRequest, body)
+    try:
+        submission = await make_submission(
+            house, request.app.state.schemas, caller, key, wanted, body, traceparent(headers.getlist("traceparent"))
+        )
+    except Problem:
+        # What a new saga would be refused for does not matter to one that stands: its definition may have changed.
+        known = await house.sagas.by_key(caller.tenant, key)
+        if known is None:
+            raise
+        saga, replayed = replay(known, digest(body)), True
+    else:
+        saga, replayed = await house.engine.start(submission)
+    if not saga.state.at_rest and (seconds := preferred_wait(headers.getlist("prefer"))):
+        waiting: Waiting = request.app.state.waiting
+        saga = await waiting.until_rest(saga, seconds)
+    more = {"Location": f"/sagas/{saga.id}"}
+    if replayed:
+        more["Idempotency-Replayed"] = "true"
+    return saga_response(saga, 200 if saga.state.at_rest else 202, more)
+
+
+@router.get(
+    "/sagas/{id}",
+    **describe(
+        "One saga",
+        "With `Prefer: wait=N` it answers when the saga has come to rest, or after N seconds.",
+        answers={200: schemas.SagaView, 304: None},
+        problems=(404,),
+        parameters=(
+            parameter("If-None-Match", "header", "An `ETag`: 304 where the saga has not moved since"),
+            parameter("Prefer", "header", "`wait=N`: up to 60 seconds"),
+        ),
+    ),
+)
+async def show(request: Request, caller: MayRead, id: str) -> Response:  # noqa: A002 - the path's word
+    saga = await house_of(request).engine.load(saga_id(id), caller.tenant)
+    if not saga.state.at_rest and (seconds := preferred_wait(request.headers.getlist("prefer"))):
+        waiting: Waiting = request.app.state.waiting
+        saga = await waiting.until_rest(saga, seconds)
+    tag = etag(saga)
+    if unchanged(request, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return saga_response(saga)
+
+
+FILTER_PARAMETERS: Final = (
+    parameter("state", "query", "Several by commas, or repeated"),
+    parameter("saga", "query", "Name of a definition"),
+    parameter("label", "query", "`key:value`; several have to hold together"),
+    parameter("key", "query", "Idempotency key"),
+    parameter("created_after", "query", "RFC 3339"),
+    parameter("created_before", "query", "RFC 3339"),
+    parameter("attention", "query", "`true` or `false`: whether a person is needed"),
+    parameter("payloads", "query", "`true`: with inputs and outputs"),
+    parameter("limit", "query", "Default 50; more than 200 is 200"),
+    parameter("cursor", "query", "`next_cursor` of the page before"),
+)
+
+
+@router.get(
+    "/sagas",
+    **describe(
+        "Sagas, newest first",
+        answers={200: schemas.SagaPage},
+        problems=(422,),
+        parameters=FILTER_PARAMETERS,
+    ),
+)
+async def find(request: Request, caller: MayRead) -> Response:
+    query = Query(request, (*SAGA_FILTERS, *PAGING, "payloads"))
+    return await list_response(house_of(request), query, saga_filter(query, caller))
+
+
+async def list_response(house: House, query: Query, wanted: Filter) -> Response:
+    payloads = query.one("payloads", truth, default=False)
+    limit, place = query.limit(), query.place()
+    query.check()
+    found, following = await house.listing.sagas(wanted, limit=limit, after=place, payloads=payloads)
+    cursor = None if following is None else following.cursor()
+    page = {"items": [saga_view(saga, payloads=payloads) for saga in found], "next_cursor": cursor}
+    return json_response(page, headers=None if cursor is None else query.next_link(cursor))
+
+
+@router.post(
+    "/sagas/{id}/cancel",
+    **describe(
+        "Stop a saga, and undo what was done",
+        body=schemas.CancelRequest,
+        body_required=False,
+        answers={202: schemas.SagaView},
+        problems=(400, 404, 409, 412, 413, 422),
+        parameters=(parameter("If-Match", "header", "An `ETag`: 412 where the saga has moved on"),),
+    ),
+)
+async def cancel(request: Request, caller: MayStart, id: str) -> Response:  # noqa: A002
+    wanted = checked(schemas.CancelRequest, await read_json(request, empty={}))
+    saga = await house_of(request).engine.ask(
+        saga_id(id),
+        lambda at, _: Cancel(at, caller.actor(wanted.reason)),
+        action="cancel",
+        actor=caller.actor(wanted.reason),
+        tenant=caller.tenant,
+        if_match=if_match(request),
+    )
+    return saga_response(saga, 202)
+
+
+# --- history ----------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/sagas/{id}/events",
+    **describe(
+        "The history of a saga, oldest first",
+        "With `Accept: text/event-stream` a live stream, which ends (204 for a client that knows all) with the saga.",
+        answers={200: schemas.EventPage, 204: None},
+        problems=(404, 422),
+        parameters=(
+            parameter("after", "query", "Sequence number of the last event that is known"),
+            parameter("limit", "query", "Default 1000, and no more"),
+            parameter("Last-Event-ID", "header", "As `after`, for streams"),
+        ),
+        also={200: {"text/event-stream": {"schema": {"type": "string"}}}},
+    ),
+)
+async def history(request: Request, caller: MayRead, id: str) -> Response:  # noqa: A002
+    query = Query(request, ("after", "limit"))
+    after, limit = query.one("after", count, 0), query.limit(EVENTS, EVENTS)
+    query.check()
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return await _stream(request, caller.tenant, saga_id(id), after)
+    events = await _events(house_of(request), caller.tenant, saga_id(id), after, limit + 1)
+    more = len(events) > limit
+    page = {"items": events[:limit], "next_cursor": events[limit - 1]["seq"] if more else None}
+    return json_response(page, headers=query.next_link(page["next_cursor"], "after") if more else None)
+
+
+async def _events(house: House, tenant: str, saga: str, after: int, limit: int) -> list[dict[str, Any]]:
+    rows = await house.listing.history(saga, tenant, after=after, limit=limit)
+    if rows is None:
+        raise Problem(404, "saga-not-found", f"There is no saga {saga}.")
+    return [_event(row) for row in rows]
+
+
+def _event(row: Mapping[str, Any]) -> dict[str, Any]:
+    event = {"seq": row["seq"], "type": row["type"], "at": rfc3339(row["at"])}
+    for name in ("step", "operation", "attempt"):
+        if row[name] is not None:
+            event[name] = row[name]
+    return {**event, "data": event_data(row["data"])}
+
+
+async def _stream(request: Request, tenant: str, saga: str, after: int) -> Response:
+    house, waiting = house_of(request), request.app.state.waiting
+    known = request.headers.get("last-event-id", "")
+    if re.fullmatch(r"\d{1,9}", known, re.ASCII):
+        after = max(after, int(known))
+    state = (await house.engine.load(saga, tenant)).state
+    if state.final and after >= state.seq:
+        return Response(status_code=204)  # an EventSource does not come back after that
+
+    async def lines() -> AsyncIterator[bytes]:
+        seen, silent = after, 0.0
+        while True:
+            events = await _events(house, tenant, saga, seen, EVENTS)
+            for event in events:
+                yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], event["type"].encode(), orjson.dumps(event))
+            seen = events[-1]["seq"] if events else seen
+            silent = 0.0 if events else silent + STREAM_POLL_SECONDS
+            state = (await house.engine.load(saga, tenant)).state
+            if (state.final and seen >= state.seq) or waiting.leaving or await request.is_disconnected():
+                return
+            if silent >= STREAM_ALIVE_SECONDS:
+                silent = 0.0
+                yield b": still here\n\n"
+            if seen >= state.seq:
+                await asyncio.sleep(STREAM_POLL_SECONDS)
+
+    return StreamingResponse(lines(), headers={"Cache-Control": "no-store"}, media_type="text/event-stream")

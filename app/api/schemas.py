@@ -1,0 +1,370 @@
+"""Bodies: what is taken, checked by these models, and what is given, described by them.
+
+What is taken is strict: no field that is not known, no text where a number belongs. What is given is never made by a
+model (`app.views` writes it); a test holds the answers against the descriptions.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
+
+from app.instants import parse_instant
+from app.saga.durations import parse_duration
+from app.saga.state import Micros
+
+MAX_LABELS: Final = 32
+MAX_LABEL_VALUE: Final = 256
+MAX_REASON: Final = 2000
+_LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
+
+
+def check_labels(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object whose values are texts")  # noqa: TRY004 - pydantic wants it so
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"has {len(value):,} entries; at most {MAX_LABELS} are kept")
+    for key, text in value.items():
+        if not _LABEL.fullmatch(key):
+            raise ValueError(f"the key {key[:80]!r} must be 1 to 64 letters, digits, . _ / or -")
+        if not isinstance(text, str) or len(text) > MAX_LABEL_VALUE:
+            raise ValueError(f"the value of {key!r} must be a text of at most {MAX_LABEL_VALUE} characters")
+    return value
+
+
+Duration = Annotated[
+    float,
+    PlainValidator(parse_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"}, {"type": "number"}],
+            "description": "500ms, 10s, 15m, 2h, 1d; a bare number is seconds",
+            "examples": ["15m"],
+        }
+    ),
+]
+Instant = Annotated[
+    Micros,
+    PlainValidator(parse_instant),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-21T23:19:00Z"]}),
+]
+Labels = Annotated[
+    dict[str, str],
+    PlainValidator(check_labels),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "string", "maxLength": MAX_LABEL_VALUE},
+            "propertyNames": {"pattern": f"^{_LABEL.pattern}$"},
+            "maxProperties": MAX_LABELS,
+            "examples": [{"customer": "4711"}],
+        }
+    ),
+]
+Text = Annotated[str, StringConstraints(max_length=MAX_REASON)]
+Json = Annotated[Any, WithJsonSchema({"description": "any JSON"})]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SagaRequest(Body):
+    """A saga to start."""
+
+    saga: str = Field(description="Name of a definition", examples=["order"])
+    input: Json = Field(description="What the definition's `input_schema` asks for", examples=[{"sku": "tea"}])
+    version: int | None = Field(None, gt=0, description="Of the definition; the newest where it is not given")
+    labels: Labels | None = None
+    timeout: Duration | None = None
+    start_at: Instant | None = None
+    notify_url: str | None = Field(None, max_length=2000, description="Is told when the saga comes to rest")
+    idempotency_key: str | None = Field(None, description="In place of the header `Idempotency-Key`")
+
+
+class CancelRequest(Body):
+    reason: Text | None = None
+
+
+class CallbackRequest(Body):
+    """The answer to an attempt that was accepted with 202."""
+
+    status: Literal["succeeded", "refused"]
+    output: Json = None
+    error: Json = None
+
+
+class Reason(Body):
+    reason: Text = Field(min_length=1, description="Why; stands in the audit trail", examples=["Stock was recounted"])
+
+
+class RetryRequest(Reason):
+    input: Json = Field(None, description="Replaces the step's input")
+    step: str | None = Field(None, description="Only this step")
+    confirm_not_done: bool = Field(
+        default=False, description="You have looked: the step, whose outcome is unknown, did not happen"
+    )
+
+
+class RestartRequest(Reason):
+    input: Json = Field(None, description="In place of the old saga's")
+
+
+class SkipRequest(Reason):
+    step: str
+    output: Json = Field(None, description="What later steps see as the step's output")
+    confirm_not_done: bool = False
+
+
+class ResolveRequest(Reason):
+    step: str
+
+
+class ExtendRequest(Reason):
+    timeout: Duration = Field(description="From now")
+
+
+class BulkFilter(Body):
+    """As the parameters of `GET /sagas`."""
+
+    state: list[str] | str | None = None
+    saga: str | None = None
+    label: dict[str, str] | list[str] | str | None = None
+    key: str | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+    attention: bool | None = None
+
+
+class BulkRequest(Reason):
+    action: Literal["retry", "compensate", "pause"]
+    filter: BulkFilter = Field(description="An empty one matches every saga", examples=[{"saga": "order"}])
+    limit: int = Field(100, ge=1, le=1000)
+    dry_run: bool = Field(default=False, description="Only count")
+
+
+class ServiceRequest(Body):
+    """As in services.yaml."""
+
+    name: str | None = Field(None, description="The one in the address, where it is given")
+    url: Json = Field(None, description="Base address of an HTTP participant", examples=["http://127.0.0.1:9001"])
+    headers: Json = Field(None, description="Sent with every call", examples=[{"X-Env": "test"}])
+    max_in_flight: Json = Field(None, description="Calls at a time, per worker process", examples=[50])
+    secret: Json = Field(None, description="Signs what is sent (Standard Webhooks): whsec_…")
+    secrets: Json = Field(None, description="Several, for rotation: each signs")
+
+
+# --- what is given ----------------------------------------------------------------------------------------------
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-21T23:19:00.000000Z"])]
+CallStates = Literal["PENDING", "SCHEDULED", "RUNNING", "WAITING", "RETRYING"]
+
+
+class View(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FaultView(View):
+    path: str
+    message: str
+
+
+class ProblemView(BaseModel):
+    """RFC 9457. `code` is stable; `detail` is for people."""
+
+    type: str = Field(examples=["urn:saga:problem:saga-not-found"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["There is no saga 0199aa00-0000-7000-8000-000000000000."])
+    code: str = Field(examples=["saga-not-found"])
+    errors: list[FaultView] = Field([], description="Where there are several faults")
+
+
+class ErrorView(View):
+    step: str | None
+    operation: Literal["action", "compensation"] | None
+    code: str = Field(examples=["refused"])
+    message: str
+    status: int = Field(0, description="Of the HTTP answer, where there was one")
+    attempts: int
+
+
+class AttentionView(View):
+    since: Time
+    reason: str
+    steps: list[str]
+
+
+class CompensationView(View):
+    state: CallStates | Literal["COMPENSATED", "FAILED", "NOT_NEEDED", "RESOLVED"]
+    attempts: int
+    error: ErrorView | None
+    next_attempt_at: Time | None
+
+
+class StepView(View):
+    name: str
+    service: str
+    state: CallStates | Literal["SUCCEEDED", "REFUSED", "EXHAUSTED", "SKIPPED", "CANCELLED"]
+    attempts: int
+    output: Json = None
+    error: ErrorView | None
+    next_attempt_at: Time | None
+    started_at: Time | None
+    finished_at: Time | None
+    compensation: CompensationView
+
+
+class SagaView(View):
+    """`input` and `output` are left out of lists unless `payloads=true`."""
+
+    id: str = Field(json_schema_extra={"format": "uuid"})
+    saga: str = Field(examples=["order"])
+    version: int
+    idempotency_key: str
+    state: Literal["CREATED", "EXECUTING", "COMPLETED", "COMPENSATING", "FAILED", "COMPENSATION_FAILED", "ABANDONED"]
+    input: Json = None
+    labels: dict[str, str]
+    current_step: str | None
+    completed_steps: list[str]
+    steps: list[StepView]
+    error: ErrorView | None
+    attention: AttentionView | None
+    paused: bool
+    restarted_from: str | None
+    created_at: Time
+    updated_at: Time
+    deadline_at: Time
+    finished_at: Time | None
+
+
+class SagaPage(View):
+    items: list[SagaView]
+    next_cursor: str | None
+
+
+class EventView(View):
+    seq: int
+    type: str = Field(examples=["StepSucceeded"])
+    at: Time
+    step: str = ""
+    operation: Literal["action", "compensation"] = "action"
+    attempt: int = 0
+    data: dict[str, Any]
+
+
+class EventPage(View):
+    items: list[EventView]
+    next_cursor: int | None = Field(description="For `after`; null where there is no more")
+
+
+class DefinitionSummary(View):
+    name: str
+    version: int
+    created_at: Time
+
+
+class DefinitionList(View):
+    items: list[DefinitionSummary]
+
+
+class VersionView(View):
+    version: int
+    created_at: Time
+
+
+class DefinitionView(View):
+    name: str
+    version: int
+    created_at: Time
+    definition: dict[str, Any] = Field(description="With every default written out")
+    versions: list[VersionView] = Field(description="Newest first")
+
+
+class RegisteredView(View):
+    name: str
+    version: int
+    created: bool = Field(description="Whether this made a new version")
+    definition: dict[str, Any]
+
+
+class PlanView(View):
+    forward: list[list[str]]
+    on_failure: dict[str, list[list[str]]]
+
+
+class ValidView(View):
+    valid: Literal[True]
+    plan: PlanView
+
+
+class ServiceView(View):
+    name: str
+    url: str | None
+    python: str | None
+    headers: list[str] = Field(description="Names only")
+    max_in_flight: int | None
+    signed: bool = Field(description="Whether what is sent is signed")
+
+
+class ServiceList(View):
+    items: list[ServiceView]
+
+
+class CallbackView(View):
+    accepted: Literal[True]
+    repeated: bool = Field(description="Whether this was known already")
+
+
+class LetterView(View):
+    id: str
+    saga_id: str
+    saga: str
+    step: str
+    operation: Literal["action", "compensation"]
+    attempts: int
+    error: dict[str, Any]
+    status: Literal["open", "retried", "resolved", "discarded", "noted"]
+    created_at: Time
+
+
+class LetterPage(View):
+    items: list[LetterView]
+    next_cursor: str | None
+
+
+class BulkFailure(View):
+    id: str
+    code: str
+
+
+class BulkView(View):
+    matched: int
+    done: int
+    remaining: int
+    failed: list[BulkFailure]
+
+
+class AuditView(View):
+    at: Time
+    actor: str
+    action: str
+    saga_id: str | None
+    reason: str | None
+    before: Any
+    after: Any
+
+
+class AuditPage(View):
+    items: list[AuditView]
+    next_cursor: str | None
+
+
+class AliveView(View):
+    status: Literal["ok"]
+
+
+class ReadyView(View):
+    status: Literal["ready", "degraded"]
+    database: Literal["ok"]
+    redis: Literal["ok", "unavailable"]

@@ -1,0 +1,162 @@
+"""What every command says in the same way: errors, tables, durations, and text that came from outside."""
+
+import os
+import re
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import IO, Any, Final
+
+import click
+
+WIDTH: Final = 80
+WIDEST: Final = 120
+
+RED, GREEN, YELLOW, CYAN, DIM, BOLD = "red", "green", "yellow", "cyan", "dim", "bold"
+TONES: Final = {
+    "COMPLETED": GREEN,
+    "SUCCEEDED": GREEN,
+    "FAILED": RED,
+    "COMPENSATION_FAILED": RED,
+    "ABANDONED": RED,
+    "COMPENSATING": YELLOW,
+    "EXECUTING": CYAN,
+    "ok": GREEN,
+    "warn": YELLOW,
+    "fail": RED,
+}
+"""Colour goes with a word that says the same."""
+
+
+class Failure(click.ClickException):
+    """What a user caused or can mend, in a sentence; `faults` are several at once."""
+
+    def __init__(self, message: str, *, faults: Sequence[str] = (), exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.faults = faults
+        self.exit_code = exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"Error: {clean(self.message)}", file=file, err=file is None)
+        for fault in self.faults:
+            click.echo(f"  {clean(fault)}", file=file, err=file is None)
+
+
+def say(text: str = "") -> None:
+    """A line on stdout. Colours go to a terminal only, and not where NO_COLOR (no-color.org) is set."""
+    click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def tinted(text: str, tone: str | None) -> str:
+    match tone:
+        case None | "":
+            return text
+        case "bold":
+            return click.style(text, bold=True)
+        case "dim":
+            return click.style(text, dim=True)
+        case _:
+            return click.style(text, fg=tone)
+
+
+def clean(text: object) -> str:
+    """Without what would move the cursor, recolour the terminal or turn the direction of writing around."""
+    shown = (
+        character if character.isprintable() and unicodedata.category(character) != "Cf" else _spelled(character)
+        for character in str(text)
+    )
+    return "".join(shown)
+
+
+def _spelled(character: str) -> str:
+    return " " if character in "\n\r\t" else f"\\x{ord(character):02x}"
+
+
+def wrapped(text: str, *, first: str, rest: str, width: int) -> list[str]:
+    """The text between margins, of which the first line has its own. A number stays with its unit."""
+    lines = textwrap.wrap(
+        _NUMBER_AND_UNIT.sub(_GLUE, text),
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_GLUE, " ") for line in lines] or [first.rstrip()]
+
+
+_GLUE: Final = "\x1f"
+_NUMBER_AND_UNIT: Final = re.compile(r"(?<=\d) (?=(?:ms|s)\b)|(?<=\d[dhm]) (?=\d\d[hms]\b)")
+
+
+def terminal_width() -> int | None:
+    """None where nobody looks: a pipe has no width."""
+    if not sys.stdout.isatty():
+        return None
+    return max(40, min(shutil.get_terminal_size().columns, WIDEST))
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, width: int | None = None, drop: Sequence[str] = ()
+) -> list[str]:
+    """Columns as wide as what stands in them. Too wide for `width`, columns named in `drop` are left out in turn."""
+    lines = [list(headings), *([clean("" if cell is None else cell) for cell in row] for row in rows)]
+    kept = list(range(len(headings)))
+
+    def widths() -> list[int]:
+        return [max(len(line[column]) for line in lines) for column in kept]
+
+    for name in drop:
+        if width is None or sum(widths()) + 2 * (len(kept) - 1) <= width:
+            break
+        kept.remove(headings.index(name))
+    sized = list(zip(kept, widths(), strict=True))
+    shown = ["  ".join(line[column].ljust(size) for column, size in sized).rstrip() for line in lines]
+    return shown if width is None else [line if len(line) <= width else f"{line[: width - 2]}.." for line in shown]
+
+
+def moment(text: str | None) -> datetime | None:
+    """An RFC 3339 time."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def clock(at: datetime, *, fine: bool = False) -> str:
+    at = at.astimezone(UTC)
+    return f"{at:%Y-%m-%d %H:%M:%S}{f'.{at.microsecond // 1000:03d}' if fine else ''} UTC"
+
+
+def duration(seconds: float) -> str:
+    """In at most two units: 12 ms, 3.4 s, 2m 05s, 3h 12m, 2d 03h."""
+    seconds = max(seconds, 0.0)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for name, unit, lower, below in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= unit:
+            return f"{whole // unit}{name} {whole % unit // below:02d}{lower}"
+    return f"{whole}s"
+
+
+def age(seconds: float) -> str:
+    """Short, for a column: 12s, 5m, 3h, 2d."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)}{name}"
+    return f"{max(int(seconds), 0)}s"
+
+
+def named(saga: dict[str, Any]) -> str:
+    paused = ", paused" if saga.get("paused") else ""
+    return f"{clean(saga['saga'])} {saga['id']} is {tinted(saga['state'], TONES.get(saga['state']))}{paused}"

@@ -1,0 +1,83 @@
+"""The parts of the house alone: `saga api`, `saga worker`, `saga beat`, `saga migrate`.
+
+Each looks at what it needs before it starts, and says in a sentence what is missing.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import click
+
+from app import parts
+from app.cli.checks import Database, NoAnswer, ask_database, check_port, read_settings, wait_for_redis
+from app.cli.output import Failure
+from app.errors import DatabaseUnavailable
+from app.settings import Settings
+
+
+@click.command
+@click.option("--host", help="Address on which it listens.  [default: SAGA_HOST, else 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Its port.  [default: SAGA_PORT, else 8000]")
+def api(host: str | None, port: int | None) -> None:
+    """Run the HTTP API alone, as in production. Settings come from SAGA_* variables."""
+    settings = read_settings(host=host, port=port)
+    _check_database(settings)
+    check_port(settings.host, settings.port)
+    _run(lambda: parts.api(settings))
+
+
+@click.command
+@click.option("--queues", help="Only these queues, separated by commas.  [default: all]")
+def worker(queues: str | None) -> None:
+    """Run one worker process alone, as in production: it carries out the steps and compensations.
+
+    Any number may run. It waits where Redis does not answer yet.
+    """
+    settings = read_settings()
+    _check_database(settings)
+    wait_for_redis(settings.redis_url)
+    _run(lambda: parts.worker(settings, queues=queues))
+
+
+@click.command
+def beat() -> None:
+    """Run beat alone, as in production: it starts a sweep every SAGA_SWEEP_INTERVAL seconds.
+
+    One is enough, two do no harm. It waits where Redis does not answer yet.
+    """
+    settings = read_settings()
+    _check_database(settings)
+    wait_for_redis(settings.redis_url)
+    _run(lambda: parts.beat(settings))
+
+
+@click.command
+def migrate() -> None:
+    """Bring the database to the newest schema. Running it again changes nothing."""
+    settings = read_settings()
+    _check_database(settings, migrated=False)
+    _run(lambda: parts.migrate(settings))
+    click.echo(f"The database is at revision {_ask(settings).revision}.")
+
+
+COMMANDS: Final[dict[str, click.Command]] = {"api": api, "worker": worker, "beat": beat, "migrate": migrate}
+
+
+def _check_database(settings: Settings, *, migrated: bool = True) -> None:
+    database = _ask(settings)
+    if migrated and (missing := database.missing):
+        raise Failure(f"{missing} Run `saga migrate`.", exit_code=parts.EX_UNAVAILABLE)
+
+
+def _ask(settings: Settings) -> Database:
+    try:
+        return ask_database(settings.database_url)
+    except NoAnswer as error:
+        raise Failure(f"{error}", exit_code=parts.EX_UNAVAILABLE) from None
+
+
+def _run(part: Callable[[], None]) -> None:
+    try:
+        part()
+    except DatabaseUnavailable as error:
+        raise Failure(f"{error}", exit_code=parts.EX_UNAVAILABLE) from None

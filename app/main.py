@@ -1,0 +1,122 @@
+"""Root of the HTTP API: `uvicorn app.main:app`.
+
+The process takes requests as soon as it stands, also while the database is away or not migrated: then it says so
+(`/readyz`, and 503 to the rest), and registers the sagas folder when it can. What is wrong in that folder ends it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import asyncpg
+from fastapi import FastAPI
+
+from app.api import admin, callbacks, definitions, operations, problems, sagas, services
+from app.api.dependencies import Keys
+from app.api.operations import Scrapes
+from app.api.waiting import Waiting
+from app.errors import DatabaseUnavailable
+from app.house import House, open_house
+from app.input_schema import InputSchemas
+from app.observability import log
+from app.registration import RegistrationFailed, read_folder, register_folder
+from app.settings import Settings, get_settings
+from app.store.database import caused_by
+
+ROUTERS: Final = (
+    sagas.router,
+    callbacks.router,
+    definitions.router,
+    services.router,
+    admin.router,
+    operations.router,
+)
+AGAIN_SECONDS: Final = 1.0
+
+
+def make_app(settings: Settings | None = None) -> FastAPI:
+    """Settings are read when the application starts, unless they are given."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ours = settings or get_settings()
+        async with open_house(ours) as house:
+            state = app.state
+            state.house, state.keys, state.schemas = house, Keys(ours), InputSchemas()
+            state.waiting, state.scrapes = Waiting(house.sagas, ours.redis_url), Scrapes(house)
+            state.registering = Registering(house)
+            await state.registering.start()
+            try:
+                yield
+            finally:
+                await state.registering.close()
+                await state.waiting.close()
+
+    app = FastAPI(
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    problems.install(app)
+    for router in ROUTERS:
+        # Not `include_router`, which sends each request through one router more.
+        app.router.routes.extend(router.routes)
+    app.state.routers = ROUTERS
+    return app
+
+
+class Registering:
+    """The sagas folder on its way into the registry."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._task: asyncio.Task[None] | None = None
+        self.sentence: str | None = None
+        """Why the folder is not registered yet."""
+
+    async def start(self) -> None:
+        """Raises RegistrationFailed. Where the database is not ready it goes on in the background."""
+        folder = self._house.settings.sagas_dir
+        if folder is None:
+            return
+        read_folder(folder).definitions(None)  # what is wrong with the files themselves needs no database
+        if not await self._try():
+            self._task = asyncio.create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        try:
+            registered = False
+            while not registered:
+                await asyncio.sleep(AGAIN_SECONDS)
+                registered = await self._try()
+        except RegistrationFailed as error:
+            log.error("%s", error)
+            self.sentence = f"The definitions in {self._house.settings.sagas_dir} are refused: {error}"
+
+    async def _try(self) -> bool:
+        house = self._house
+        folder = house.settings.sagas_dir
+        assert folder is not None
+        try:
+            changed, new = await register_folder(folder, house.definitions, house.services)
+        except Exception as error:
+            if not isinstance(error, DatabaseUnavailable) and not caused_by(error, asyncpg.UndefinedTableError):
+                raise
+            if self.sentence is None:
+                log.warning("%s is registered when the database is ready: %s", folder, error)
+            self.sentence = f"The definitions in {folder} are not registered yet."
+            return False
+        log.info("registered from %s: services %s; definitions %s", folder, changed or "none", new or "none")
+        self.sentence = None
+        return True
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+
+app = make_app()

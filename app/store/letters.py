@@ -1,0 +1,111 @@
+"""Dead letters, and the audit trail: what operators read and close."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Select, Table, func, insert, select, tuple_, update
+
+from app.store.database import Database, to_micros, to_moment
+from app.store.paging import Place
+from app.store.sagas import AuditEntry
+from app.store.tables import audit as audit_table
+from app.store.tables import dead_letter as table
+
+OPEN: Final = "open"
+STATUSES: Final = (OPEN, "retried", "resolved", "discarded", "noted")
+
+
+class Letters:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        limit: int,
+        after: Place | None = None,
+        statuses: Sequence[str] = (),
+        saga_id: str | None = None,
+    ) -> tuple[list[dict[str, Any]], Place | None]:
+        """{id, saga_id, saga, step, operation, attempts, error, status, created_at}, newest first."""
+        statement = select(table).where(table.c.tenant == tenant)
+        if statuses:
+            statement = statement.where(table.c.status.in_(statuses))
+        if saga_id is not None:
+            statement = statement.where(table.c.saga_id == saga_id)
+        if after is not None:
+            place = tuple_(table.c.created_at, table.c.id)
+            statement = statement.where(place < tuple_(to_moment(after.at), after.id))
+        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1)
+        async with self._database.connect() as connection:
+            rows = [_letter(row) for row in (await connection.execute(statement)).mappings()]
+        found = rows[:limit]
+        more = len(rows) > limit
+        return found, Place(found[-1]["created_at"], UUID(found[-1]["id"])) if more else None
+
+    async def get(self, letter_id: str, tenant: str) -> dict[str, Any] | None:
+        statement = select(table).where(table.c.id == letter_id, table.c.tenant == tenant)
+        async with self._database.connect() as connection:
+            row = (await connection.execute(statement)).mappings().first()
+        return None if row is None else _letter(row)
+
+    async def discard(self, letter_id: str, tenant: str, entry: AuditEntry) -> bool:
+        """Closes an open letter, with a line in the audit trail; False where it is not open."""
+        statement = (
+            update(table)
+            .where(table.c.id == letter_id, table.c.tenant == tenant, table.c.status == OPEN)
+            .values(status="discarded", closed_at=func.clock_timestamp())
+            .returning(table.c.saga_id)
+        )
+        async with self._database.begin() as connection:
+            saga_id = (await connection.execute(statement)).scalar_one_or_none()
+            if saga_id is None:
+                return False
+            line = {
+                "tenant": tenant,
+                "actor": entry.actor,
+                "action": entry.action,
+                "saga_id": saga_id,
+                "reason": entry.reason,
+                "before": entry.before,
+                "after": entry.after,
+            }
+            await connection.execute(insert(audit_table).values(**line))
+        return True
+
+    async def audit_trail(
+        self, tenant: str, *, limit: int, before: int | None = None, saga_id: str | None = None
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """{at, actor, action, saga_id, reason, before, after}, newest first, and the number to go on before."""
+        columns = audit_table.c
+        statement: Select[Any] = select(audit_table).where(columns.tenant == tenant)
+        if before is not None:
+            statement = statement.where(columns.id < before)
+        if saga_id is not None:
+            statement = statement.where(columns.saga_id == saga_id)
+        async with self._database.connect() as connection:
+            result = await connection.execute(statement.order_by(columns.id.desc()).limit(limit + 1))
+            rows = [dict(row) for row in result.mappings()]
+        number = rows[limit - 1]["id"] if len(rows) > limit else None
+        return [_plain(row, audit_table, but=("id", "tenant")) for row in rows[:limit]], number
+
+
+def _letter(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return _plain(row, table, but=("tenant", "closed_at"))
+
+
+def _plain(row: Mapping[Any, Any], table: Table, *, but: Sequence[str]) -> dict[str, Any]:
+    """Ids as text and times in microseconds."""
+    plain: dict[str, Any] = {}
+    for column in table.columns:
+        value = row[column.name]
+        if column.name in but:
+            continue
+        if isinstance(value, UUID):
+            value = str(value)
+        elif column.name in {"at", "created_at"}:
+            value = to_micros(value)
+        plain[str(column.name)] = value
+    return plain
