@@ -39,8 +39,34 @@ class Answer:
     """Names in small letters."""
     text: str
 
+    url: str
+    """Of the API that was asked."""
+
     def json(self) -> Any:
-        return json.loads(self.text)
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError):
+            raise self._strange() from None
+
+    def object(self, *fields: str) -> dict[str, Any]:
+        """A JSON object that has these fields, as an answer of ours does. Raises Unreachable."""
+        found = self.json()
+        if not _has(found, fields):
+            raise self._strange()
+        return dict(found)
+
+    def saga(self) -> dict[str, Any]:
+        return self.object("id", "saga", "state")
+
+    def items(self, *fields: str) -> list[dict[str, Any]]:
+        """The objects of a list or of a page of one."""
+        found = self.object("items")["items"]
+        if not isinstance(found, list) or not all(_has(item, fields) for item in found):
+            raise self._strange()
+        return found
+
+    def _strange(self) -> Unreachable:
+        return Unreachable(f"{self.url} does not answer as a saga API would")
 
     @property
     def at(self) -> datetime:
@@ -64,7 +90,7 @@ class Client:
         if not host or parts.scheme not in {"http", "https"} or not parts.path.isascii() or parts.query:
             raise ValueError("is not an address such as http://127.0.0.1:8000")
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-            raise ValueError("holds characters that no API key has")
+            raise ValueError("holds characters that no key has")
         self._scheme, self._host, self._port, self._path = parts.scheme, host, port, parts.path.rstrip("/")
         self._key, self._timeout_seconds = key, timeout_seconds
         named = f"[{host}]" if ":" in host else host
@@ -82,7 +108,7 @@ class Client:
         while True:
             answer = self.get(path, [*query, *([(cursor, str(following))] if following is not None else [])])
             yield answer
-            before, following = following, answer.json().get("next_cursor")
+            before, following = following, answer.object("items").get("next_cursor")
             if following is None or following == before:
                 return
 
@@ -131,25 +157,22 @@ class Client:
             raise Unreachable(f"{self.url} broke the connection: {_reason(error)}", sent=True) from None
         finally:
             connection.close()
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, text)
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, received, text, self.url)
 
     def _problem(self, answer: Answer) -> Exception:
-        said: Any = None
-        if "json" in answer.headers.get("content-type", ""):
-            try:
-                said = answer.json()
-            except ValueError:
-                said = None
-        if not isinstance(said, dict) or "code" not in said:
+        try:
+            said = answer.object("code")
+        except Unreachable:
             if answer.status < 400:
                 where = answer.headers.get("location", "elsewhere")
-                return Unreachable(f"{self.url} sends us on to {where}, and the API would not: is the address right?")
+                return Unreachable(f"{self.url} sends us on to {where}, which a saga API would not")
             try:
                 phrase = f" {HTTPStatus(answer.status).phrase}"
             except ValueError:
                 phrase = ""
             return Unreachable(f"{self.url} answers {answer.status}{phrase}, and not as a saga API would")
-        errors = said.get("errors") or ()
+        errors = [each for each in said.get("errors") or () if isinstance(each, dict)]
         return Problem(
             answer.status,
             str(said["code"]),
@@ -157,6 +180,10 @@ class Client:
             errors=[(str(each.get("path", "")), str(each.get("message", ""))) for each in errors],
             headers=dict(answer.headers),
         )
+
+
+def _has(value: Any, fields: Sequence[str]) -> bool:
+    return isinstance(value, dict) and all(field in value for field in fields)
 
 
 def path_of(*parts: str) -> str:

@@ -12,7 +12,8 @@ once, with one key.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -43,8 +44,8 @@ from app.saga.messages import (
 )
 from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Micros, Operation
 from app.settings import Settings
-from app.store.database import to_moment
-from app.store.sagas import INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, input_of, new_id, output_of
+from app.store.database import Database, to_moment
+from app.store.sagas import INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, early_enough, input_of, new_id, output_of
 
 SWEEP_BATCH: Final = 500
 SWEEP_ROUNDS: Final = 20
@@ -53,6 +54,10 @@ RESENDS_AT_LEAST: Final = 20
 
 EARLY_SECONDS: Final = 0.5
 """A bell that rings so much before a retry is due waits for it."""
+
+RECENT: Final = 500
+RECENT_BYTES: Final = 65_536
+"""Sagas that a worker keeps in mind between two of their steps, and the payloads that each may bring along."""
 
 ANSWER_PATIENCE_SECONDS: Final = 60
 """So long a worker tries to write an answer while PostgreSQL is away; then the lease decides."""
@@ -83,13 +88,14 @@ class Engine:
     def __init__(
         self,
         sagas: Sagas,
-        now: Callable[[], Awaitable[Micros]],
+        database: Database,
         publisher: broker.Publisher,
         settings: Settings,
         participants: Participants | None = None,
         callback_url: Callable[[str, str, Operation, int], str] | None = None,
     ) -> None:
-        self.sagas, self._now, self._publisher = sagas, now, publisher
+        self.sagas, self._database, self._publisher = sagas, database, publisher
+        self._recent: OrderedDict[str, Saga] = OrderedDict()
         self._settings, self._participants = settings, participants
         self._callback_url = callback_url
         self._timing = Timing(settings.lease_grace, settings.redispatch_after)
@@ -98,7 +104,7 @@ class Engine:
 
     async def start(self, submission: Submission) -> tuple[Saga, bool]:
         """The saga under that key, and whether it was there already. 422 where the key stands for another request."""
-        at = await self._now()
+        at = await self._database.now()
         saga_id = new_id(at)
         transition = machine.create(
             submission.definition,
@@ -183,7 +189,7 @@ class Engine:
         """One attempt: claim, call, answer. A message that is late, doubled or about nothing is dropped."""
         if self._participants is None:
             raise RuntimeError("this process has no participants")
-        saga = await self.sagas.load(saga_id)
+        saga = self._recall(saga_id, step_name, operation) or await self.sagas.load(saga_id)
         await probes.passed(probes.PERFORM_LOADED, saga_id=saga_id, step=step_name, operation=operation)
         if saga is None or (step := saga.definition.index.get(step_name)) is None:
             return
@@ -202,6 +208,34 @@ class Engine:
                 await self._attempt(saga, step, operation, name, participant)
         except Busy:
             log.info("%s is busy: %s of saga %s is left to the sweep", plan.service, step_name, saga_id)
+
+    def _recall(self, saga_id: str, step_name: str, operation: Operation) -> Saga | None:
+        """The saga as this process left it, where that is enough to claim by; it saves a reading.
+
+        It may be stale. Then the claim, which is guarded by it, is lost and made again from a fresh one; and what does
+        not look claimable is read before it is dropped. Its time is the database's clock as last read, within a bound
+        far below the margin in which a claimed attempt has to be sent.
+        """
+        saga = self._recent.pop(saga_id, None)
+        if saga is None or not self._database.clock.tight:
+            return None
+        asked_at = time.monotonic()
+        step = saga.definition.index[step_name]
+        scheduled = saga.state.call(step, operation).state is CallState.SCHEDULED
+        if not scheduled or not rules.may_be_sent(saga.definition, saga.state, step, operation):
+            return None
+        return replace(saga, read_at=self._database.clock.now(), asked_at=asked_at)
+
+    def _remember(self, saga: Saga) -> None:
+        if self._participants is None:
+            return
+        if saga.state.at_rest or saga.payload_bytes > RECENT_BYTES:
+            self._recent.pop(saga.id, None)
+            return
+        self._recent[saga.id] = saga
+        self._recent.move_to_end(saga.id)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
 
     async def _attempt(self, saga: Saga, step: int, operation: Operation, name: str, participant: Participant) -> None:
         due_in = ((saga.state.call(step, operation).due_at or 0) - _now(saga)) / SECOND
@@ -394,6 +428,7 @@ class Engine:
         write = Write(
             saga,
             transition.state,
+            early_enough(saga, transition.state),
             transition.records,
             payloads,
             transition.dead_letters,
@@ -404,6 +439,7 @@ class Engine:
             return None
         await probes.passed(probes.APPLY_WRITTEN, saga_id=saga.id, records=transition.records)
         written = write.after()
+        self._remember(written)
         self._written(written, transition)
         await probes.passed(probes.PERFORM_RUNG, saga_id=saga.id)
         return written

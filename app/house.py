@@ -44,7 +44,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     sagas = Sagas(database, definitions)
     publisher = Publisher(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
-    engine = Engine(sagas, database.now, publisher, settings, participants, callbacks.maker(settings))
+    engine = Engine(sagas, database, publisher, settings, participants, callbacks.maker(settings))
     try:
         yield House(
             settings,

@@ -7,7 +7,6 @@ place of Celery's tracer; it takes the house, the slot's `parked` and the messag
 
 import asyncio
 import contextlib
-import json
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import orjson
 from celery.concurrency.base import BasePool
 
 from app import broker
@@ -100,7 +100,7 @@ class AsyncioPool(BasePool):
             task.add_done_callback(self._end)
 
     async def _run(self, job: "_Job") -> None:
-        body = json.loads(job.body) if isinstance(job.body, (str, bytes)) else job.body
+        body = orjson.loads(job.body) if isinstance(job.body, (str, bytes)) else job.body
         task = self.app.tasks[job.name]
         await task.coroutine(runtime.house, partial(self._parked, job), *body[0])
 

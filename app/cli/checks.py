@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from redis.retry import Retry
 import migrations
 from app.cli.output import Failure
 from app.observability import configure_logging, log
+from app.registration import RegistrationFailed, read_folder
 from app.settings import Settings, get_settings
 
 ANSWER_SECONDS = 5.0
@@ -32,6 +33,10 @@ REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 0.5, 5.0
 
 class NoAnswer(Exception):  # noqa: N818 - a condition
     """A server that does not answer, or not to us; a sentence without its password."""
+
+
+class NoAddress(NoAnswer):
+    """No server can ever answer there."""
 
 
 def read_settings(**options: str | int | None) -> Settings:
@@ -53,6 +58,18 @@ def _fault(error: Any) -> str:
     return f"SAGA_{name}={error['input']!s}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
+def check_sagas(folder: Path | None, services: Collection[str] | None) -> None:
+    """Whether the directory of definitions can be registered. `services` are those that are registered already."""
+    if folder is None:
+        return
+    try:
+        read_folder(folder).definitions(services)
+    except RegistrationFailed as error:
+        raise Failure(
+            f"The definitions in {folder} are refused:", faults=[str(each) for each in error.faults]
+        ) from None
+
+
 def check_port(host: str, port: int) -> None:
     """Whether uvicorn will get it: it would say so with less."""
     try:
@@ -72,7 +89,7 @@ def check_port(host: str, port: int) -> None:
 
 
 @dataclass(frozen=True)
-class Database:
+class AnsweringDatabase:
     version: str
     """Of PostgreSQL."""
     ahead_seconds: float
@@ -98,7 +115,7 @@ class Database:
         return self.revision is not None and self.revision not in self.known
 
 
-def ask_database(url: str) -> Database:
+def ask_database(url: str) -> AnsweringDatabase:
     """Raises NoAnswer."""
 
     async def ask() -> tuple[str, float, float, str | None]:
@@ -119,8 +136,8 @@ def ask_database(url: str) -> Database:
     try:
         version, ahead, took, revision = asyncio.run(ask())
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise NoAnswer(_no_answer("PostgreSQL", "SAGA_DATABASE_URL", url, error)) from None
-    return Database(version, ahead, took, revision, known_revisions())
+        raise _no_answer("PostgreSQL", "SAGA_DATABASE_URL", url, error) from None
+    return AnsweringDatabase(version, ahead, took, revision, known_revisions())
 
 
 def plain_url(url: str) -> str:
@@ -161,15 +178,17 @@ def _of_redis(url: str, ask: Callable[[Any], Any]) -> Any:
         ) as client:
             return ask(client)
     except (OSError, ValueError, redis.RedisError) as error:
-        raise NoAnswer(_no_answer("Redis", "SAGA_REDIS_URL", url, error)) from None
+        raise _no_answer("Redis", "SAGA_REDIS_URL", url, error) from None
 
 
 def wait_for_redis(url: str) -> None:
-    """Returns when it answers; says that it waits, and when that is over."""
+    """Returns when it answers; says that it waits, and when that is over. Raises NoAddress."""
     delay, said = REPEAT_SECONDS, ""
     while True:
         try:
             ask_redis(url)
+        except NoAddress:
+            raise
         except NoAnswer as error:
             if not said:
                 configure_logging()
@@ -184,17 +203,18 @@ def wait_for_redis(url: str) -> None:
         delay = min(delay * 2, LONGEST_REPEAT_SECONDS)
 
 
-def _no_answer(title: str, variable: str, url: str, error: Exception) -> str:
+def _no_answer(title: str, variable: str, url: str, error: Exception) -> NoAnswer:
     where, password = _place(url)
     reason = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
     if isinstance(error, TimeoutError):
         reason = f"nothing came for {ANSWER_SECONDS:g} s"
     if where is None or isinstance(error, ValueError):
         # What is not understood is not repeated: it may hold the password in the wrong place.
-        return f"{variable} is not an address of {title} (a special character in a password is written as %40)."
+        advice = "a special character in a password is written as %40"
+        return NoAddress(f"{variable} is not an address of {title} ({advice}).")
     if password:
         reason = reason.replace(password, "...")
-    return f"{title} at {where} ({variable}) does not answer: {reason.rstrip('.')}."
+    return NoAnswer(f"{title} at {where} ({variable}) does not answer: {reason.rstrip('.')}.")
 
 
 def _place(url: str) -> tuple[str | None, str | None]:

@@ -20,7 +20,7 @@ import click
 
 from app.cli.checks import NoAnswer, ask_database, ask_redis, read_settings, waiting_at_redis
 from app.cli.output import TONES, Failure, clean, duration, say, tinted, wrapped
-from app.cli.server import START_ONE, Server, find_server, items_of, running_house
+from app.cli.server import START_ONE, Server, find_server, running_house
 from app.cli.validate import check
 from app.client import Unreachable
 from app.errors import Problem
@@ -194,7 +194,7 @@ def _definitions(folder: Path | None) -> Iterator[Finding]:
 def _api(data: Path | None) -> tuple[Server | None, Finding]:
     try:
         server = find_server(data, timeout_seconds=5)
-        ready = server.client.get("/readyz").json()
+        ready = server.client.get("/readyz").object("status")
     except Failure as failure:
         return None, Finding("fail", "api", failure.message)
     except Unreachable as error:
@@ -268,7 +268,7 @@ def _services(server: Server | None, folder: Path | None) -> Iterator[Finding]:
     known: dict[str, str | None] = {}
     if server is not None:
         with contextlib.suppress(Problem, Unreachable):
-            known = {each["name"]: each.get("url") for each in items_of(server.client.get("/services"))}
+            known = {each["name"]: each.get("url") for each in server.client.get("/services").items("name")}
     elif folder is not None:
         known = _written(folder)
     urls = {name: url for name, url in known.items() if url}

@@ -3,16 +3,28 @@
 Each looks at what it needs before it starts, and says in a sentence what is missing.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
 import click
 
 from app import parts
-from app.cli.checks import Database, NoAnswer, ask_database, check_port, read_settings, wait_for_redis
+from app.cli.checks import (
+    AnsweringDatabase,
+    NoAddress,
+    NoAnswer,
+    ask_database,
+    check_port,
+    check_sagas,
+    read_settings,
+    wait_for_redis,
+)
 from app.cli.output import Failure
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
+from app.store.database import Database
+from app.store.services import Services
 
 
 @click.command
@@ -22,6 +34,8 @@ def api(host: str | None, port: int | None) -> None:
     """Run the HTTP API alone, as in production. Settings come from SAGA_* variables."""
     settings = read_settings(host=host, port=port)
     _check_database(settings)
+    if settings.sagas_dir is not None:
+        check_sagas(settings.sagas_dir, asyncio.run(_registered(settings)))
     check_port(settings.host, settings.port)
     _run(lambda: parts.api(settings))
 
@@ -35,7 +49,7 @@ def worker(queues: str | None) -> None:
     """
     settings = read_settings()
     _check_database(settings)
-    wait_for_redis(settings.redis_url)
+    _wait_for_redis(settings)
     _run(lambda: parts.worker(settings, queues=queues))
 
 
@@ -47,7 +61,7 @@ def beat() -> None:
     """
     settings = read_settings()
     _check_database(settings)
-    wait_for_redis(settings.redis_url)
+    _wait_for_redis(settings)
     _run(lambda: parts.beat(settings))
 
 
@@ -69,10 +83,26 @@ def _check_database(settings: Settings, *, migrated: bool = True) -> None:
         raise Failure(f"{missing} Run `saga migrate`.", exit_code=parts.EX_UNAVAILABLE)
 
 
-def _ask(settings: Settings) -> Database:
+def _ask(settings: Settings) -> AnsweringDatabase:
     try:
         return ask_database(settings.database_url)
     except NoAnswer as error:
+        raise Failure(f"{error}", exit_code=parts.EX_UNAVAILABLE) from None
+
+
+async def _registered(settings: Settings) -> set[str]:
+    """Names of the services."""
+    database = Database(settings.database_url)
+    try:
+        return set(await Services(database).read())
+    finally:
+        await database.close()
+
+
+def _wait_for_redis(settings: Settings) -> None:
+    try:
+        wait_for_redis(settings.redis_url)
+    except NoAddress as error:
         raise Failure(f"{error}", exit_code=parts.EX_UNAVAILABLE) from None
 
 

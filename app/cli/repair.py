@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from app.cli.output import age, clean, moment, named, say, table
 from app.cli.parameters import JsonParameter, saga_argument
-from app.cli.server import Server, items_of, json_option, speaks_http
+from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
 
 MOST_OF_A_PAGE: Final = 200
@@ -90,10 +90,10 @@ def _command(name: str, action: Action) -> click.Command:
         body = {field: value for field, value in fields.items() if source(field) is not ParameterSource.DEFAULT}
         path = [*action.prefix, "sagas"]
         answer = server.on_saga(saga, lambda saga_id: server.client.post(path_of(*path, saga_id, name), body))
+        found = answer.saga()
         if as_json:
             say(answer.text)
             return
-        found = answer.json()
         say(named(found))
         if name == "restart":
             say(clean(f"  it is a new saga, with the key {found.get('idempotency_key')}"))
@@ -135,10 +135,10 @@ def dead_letters() -> None:
 def list_letters(server: Server, status: str, limit: int, as_json: bool) -> None:
     """List the operations that were given up."""
     answer = server.client.get("/admin/api/dead-letters", [("status", status), ("limit", str(limit))])
+    letters = answer.items("id", "saga_id", "saga", "step", "operation", "attempts", "created_at")
     if as_json:
         say(answer.text)
         return
-    letters = items_of(answer)
     if not letters:
         say(f"No dead letter is {status}.")
         return

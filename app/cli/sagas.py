@@ -10,7 +10,7 @@ import click
 
 from app.cli.output import Failure, age, clean, moment, named, say, table, terminal_width
 from app.cli.parameters import JsonParameter, KeyParameter, LabelParameter, WaitParameter, saga_argument
-from app.cli.server import START_ONE, Server, items_of, json_option, speaks_http
+from app.cli.server import START_ONE, Server, json_option, speaks_http
 from app.cli.timeline import AT_REST, draw
 from app.client import Answer, Unreachable, path_of
 
@@ -77,7 +77,7 @@ def start(
     options |= {"start_at": start_at, "notify_url": notify_url}
     body = {"saga": name, "input": saga_input, **{name: each for name, each in options.items() if each is not None}}
     first, last = _submit(server, body, key, wait)
-    saga = last.json()
+    saga = last.saga()
     if as_json:
         say(last.text)
     else:
@@ -102,7 +102,7 @@ def _submit(server: Server, body: dict[str, Any], key: str, wait: float | None) 
         except Unreachable as error:
             raise Failure(_lost(error, first)) from None
         first = first or answer
-        if wait is None or answer.json()["state"] in AT_REST or time.monotonic() >= give_up:
+        if wait is None or answer.saga()["state"] in AT_REST or time.monotonic() >= give_up:
             return first, answer
         if time.monotonic() - asked < PAUSE_SECONDS:
             time.sleep(PAUSE_SECONDS)  # a server that does not wait is not to be hurried
@@ -110,7 +110,7 @@ def _submit(server: Server, body: dict[str, Any], key: str, wait: float | None) 
 
 def _lost(error: Unreachable, first: Answer | None) -> str:
     if first is not None:
-        return f"{error}. The saga goes on: saga show {first.json()['id']}"
+        return f"{error}. The saga goes on: saga show {first.saga()['id']}"
     if error.sent:
         return f"{error}; whether it was started is not known. Say the same again: its key makes it one saga."
     return f"{error}; {START_ONE}."
@@ -140,12 +140,12 @@ def show(server: Server, saga: str, as_events: bool, as_json: bool) -> None:
     Times on the left count from the saga's creation.
     """
     answer = server.saga(saga)
+    found = answer.saga()
     if as_json and not as_events:
         say(answer.text)
         return
-    found = answer.json()
-    pages = list(server.client.pages(path_of("sagas", found["id"], "events"), cursor="after"))
-    events = [event for page in pages for event in page.json()["items"]]
+    pages = list(server.client.pages(path_of("sagas", str(found["id"]), "events"), cursor="after"))
+    events = [event for page in pages for event in page.items("seq", "type", "at")]
     if as_json:
         _say_pages(pages, events)
     elif as_events:
@@ -160,7 +160,8 @@ def _say_pages(pages: Sequence[Answer], items: Sequence[Any]) -> None:
     if len(pages) == 1:
         say(pages[0].text)
     else:
-        say(json.dumps({"items": items, "next_cursor": pages[-1].json().get("next_cursor")}, ensure_ascii=False))
+        last = pages[-1].object("items")
+        say(json.dumps({"items": items, "next_cursor": last.get("next_cursor")}, ensure_ascii=False))
 
 
 def _event_line(event: dict[str, Any]) -> str:
@@ -209,8 +210,8 @@ def list_sagas(
         more = [("limit", str(min(limit - len(items), MOST_OF_A_PAGE))), *([("cursor", cursor)] if cursor else [])]
         page = server.client.get("/sagas", [*query, *more])
         pages.append(page)
-        items += page.json()["items"]
-        cursor = page.json().get("next_cursor")
+        items += page.items("id", "saga", "state")
+        cursor = page.object("items").get("next_cursor")
         if not cursor:
             break
     if as_json:
@@ -253,10 +254,11 @@ def _state_in_list(saga: dict[str, Any]) -> str:
 def definitions(server: Server, as_json: bool) -> None:
     """List the definitions that sagas can be started of."""
     answer = server.client.get("/definitions")
+    found = answer.items("name")
     if as_json:
         say(answer.text)
         return
-    rows = [(each["name"], each.get("version"), each.get("created_at")) for each in items_of(answer)]
+    rows = [(each["name"], each.get("version"), each.get("created_at")) for each in found]
     for line in table(("NAME", "VERSION", "SINCE"), rows) if rows else ["There is no definition yet."]:
         say(line)
 
@@ -267,12 +269,13 @@ def definitions(server: Server, as_json: bool) -> None:
 def services(server: Server, as_json: bool) -> None:
     """List the services that carry out the steps."""
     answer = server.client.get("/services")
+    found = answer.items("name")
     if as_json:
         say(answer.text)
         return
     rows = [
         (each["name"], each.get("url") or f"python {each.get('python')}", each.get("max_in_flight") or "-")
-        for each in items_of(answer)
+        for each in found
     ]
     for line in table(("NAME", "WHERE", "MAX IN FLIGHT"), rows) if rows else ["There is no service yet."]:
         say(line)

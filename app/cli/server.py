@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import click
 
 from app.cli.output import Failure
-from app.client import Answer, Client, Unreachable, path_of
+from app.client import ANSWER_SECONDS, Answer, Client, Unreachable, path_of
 from app.errors import Problem
 from app.local.directory import RunningHouse
 
@@ -38,7 +38,7 @@ class Server:
 
     def find(self, name: str) -> str:
         """The id of a saga that is named by its key."""
-        found = self.client.get("/sagas", [("key", name), ("limit", "3")]).json()["items"]
+        found = self.client.get("/sagas", [("key", name), ("limit", "3")]).items("id")
         if not found:
             raise Failure(f"There is no saga with the id or the key {name}.")
         if len(found) > 1:
@@ -100,13 +100,14 @@ def _refused(problem: Problem) -> Failure:
     return Failure(f"{problem.detail.rstrip()} ({problem.code}){advice}", faults=faults)
 
 
-def find_server(data: Path | None, *, timeout_seconds: float = 30) -> Server:
+def find_server(data: Path | None, *, timeout_seconds: float | None = None) -> Server:
     """Whom to ask; nothing is asked yet. Failure where that cannot be known."""
     url, key, options = _address(data)
     try:
-        return Server(Client(url, key, timeout_seconds=timeout_seconds), options)
+        return Server(Client(url, key, timeout_seconds=timeout_seconds or ANSWER_SECONDS), options)
     except ValueError as error:
-        subject = "SAGA_API_KEY" if "key" in str(error) else f"SAGA_URL={_without_password(url)}"
+        of_key = "The API key (SAGA_API_KEY, or credentials.json of --data)"
+        subject = of_key if "key" in str(error) else f"SAGA_URL={_without_password(url)}"
         raise Failure(f"{subject} {error}.") from None
 
 
@@ -146,10 +147,3 @@ def _without_password(url: str) -> str:
     except ValueError:
         return "..."
     return url.replace(netloc, netloc.rpartition("@")[2]) if netloc else url
-
-
-def items_of(answer: Answer) -> list[dict[str, Any]]:
-    """The items of a list, whether it has pages or not."""
-    content = answer.json()
-    found = content["items"] if isinstance(content, dict) else content
-    return [each for each in found if isinstance(each, dict)]

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from app.cli.checks import read_settings
+from app.cli.checks import check_sagas, read_settings
 from app.local.up import run
 
 
@@ -51,6 +51,7 @@ def up(host: str, port: int, data: Path, sagas: Path | None, workers: int | None
     --data; credentials.json there holds the first API key and the password of the dashboard.
     """
     read_settings()  # what is wrong with them is said here, and not by each part in its log
+    check_sagas(sagas if sagas is not None and sagas.is_dir() else None, None)
     sys.exit(run(host=host, port=port, data=data, sagas=sagas, workers=workers))
 
 

@@ -101,22 +101,19 @@ class EmbeddedPostgres(EmbeddedServer):
             (self._data / "postmaster.pid").unlink()
 
     def _make_cluster(self, lock: int) -> None:
-        """Make it beside its place and move it there whole: half a cluster is never taken for one.
-
-        Nothing waits for the disk until all of it is there, and then it is written once.
-        """
+        """Make it beside its place and move it there whole: half a cluster is never taken for one."""
         new = self.directory / "data.new"
         if new.exists():
             shutil.rmtree(new)
         own_directory(new, self._identity)
-        initdb, into_new = _program("initdb"), ("-D", str(new))
         encoding = ("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        self._run_to_end(lock, [initdb, *into_new, "-U", self.user, "-A", "trust", *encoding, "--no-sync"])
-        self._run_to_end(
-            lock, [_program("postgres"), "--single", "-F", *into_new, "postgres"], b"CREATE DATABASE saga\n"
-        )
-        if self.durable:
-            self._run_to_end(lock, [initdb, *into_new, "--sync-only"])
+        initdb = [_program("initdb"), "-D", str(new), "-U", self.user, "-A", "trust", *encoding]
+        single = [_program("postgres"), "--single", "-D", str(new)]
+        if not self.durable:
+            initdb.append("--no-sync")
+            single.append("-F")
+        self._run_to_end(lock, initdb)
+        self._run_to_end(lock, [*single, "postgres"], b"CREATE DATABASE saga\n")
         new.rename(self._data)
 
     def _run_to_end(self, lock: int, argv: Sequence[str], stdin: bytes = b"") -> None:

@@ -66,6 +66,7 @@ class Clock:
     """
 
     MAX_AGE_SECONDS: Final = 10
+    TIGHT_SECONDS: Final = 0.1
 
     def __init__(self) -> None:
         self._low = self._high = self._read_at = float("-inf")
@@ -82,6 +83,11 @@ class Clock:
     @property
     def known(self) -> bool:
         return time.monotonic() - self._read_at < self.MAX_AGE_SECONDS
+
+    @property
+    def tight(self) -> bool:
+        """Whether `now` is good enough for a lease: not old, and bounded well below any grace."""
+        return self.known and self._high - self._low < self.TIGHT_SECONDS
 
     def now(self) -> Micros:
         """Microseconds since the epoch; never ahead of the database by more than its clock drifts."""

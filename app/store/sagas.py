@@ -63,6 +63,10 @@ class Saga:
         data = self.payloads.get(name)
         return None if data is None else orjson.loads(data)
 
+    @property
+    def payload_bytes(self) -> int:
+        return sum(map(len, self.payloads.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class NewSaga:
@@ -121,6 +125,8 @@ class Write:
 
     saga: Saga
     state: State
+    wake_at: Micros | None
+    """See `early_enough`."""
     records: Sequence[Record]
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     dead_letters: Sequence[DeadLetter] = ()
@@ -131,17 +137,17 @@ class Write:
     def plain(self) -> bool:
         return not (self.dead_letters or self.closed_letters or self.audit)
 
-    @property
-    def wake_at(self) -> Micros | None:
-        now, stored = self.state.updated_at, self.saga.wake_at
-        needed = rules.wake_at(self.saga.definition, self.state, now)
-        early_enough = needed is not None and stored is not None and now < stored <= needed
-        return stored if early_enough else needed
-
     def after(self) -> Saga:
         """The saga as it stands once this is written."""
         payloads = {**self.saga.payloads, **self.payloads}
         return replace(self.saga, state=self.state, wake_at=self.wake_at, payloads=payloads)
+
+
+def early_enough(saga: Saga, state: State) -> Micros | None:
+    """When to look again: as stored, where that is soon enough and not past, so that the index need not change."""
+    now, stored = state.updated_at, saga.wake_at
+    needed = rules.wake_at(saga.definition, state, now)
+    return stored if needed is not None and stored is not None and now < stored <= needed else needed
 
 
 _COLUMNS: Final = """
