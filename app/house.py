@@ -17,6 +17,7 @@ from app.store.database import Database
 from app.store.definitions import Definitions
 from app.store.letters import Letters
 from app.store.listing import Listing
+from app.store.outbox import Outbox
 from app.store.sagas import Sagas
 from app.store.services import Services
 
@@ -56,7 +57,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             Letters(database),
             publisher,
             engine,
-            Relay(database, publisher),
+            Relay(Outbox(database), publisher),
             participants,
         )
     finally:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import psutil
 import uvloop
 
@@ -58,8 +59,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def house(workers: int) -> Iterator[tuple[str, str, int]]:
-    """A fresh house: its address, key and process id."""
+def house(workers: int) -> Iterator[tuple[str, str, int, str]]:
+    """A fresh house: its address, key, process id, and the address of its database."""
     data = Path(tempfile.mkdtemp(prefix="saga-bench-"))
     sagas, port, shop = data / "sagas", free_port(), free_port()
     sagas.mkdir()
@@ -77,7 +78,8 @@ def house(workers: int) -> Iterator[tuple[str, str, int]]:
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, up)
-        yield url, json.loads((data / "data/credentials.json").read_text())["api_key"], up.pid
+        key = json.loads((data / "data/credentials.json").read_text())["api_key"]
+        yield url, key, up.pid, json.loads((data / "data/house.json").read_text())["database_url"]
     finally:
         up.send_signal(signal.SIGTERM)
         up.wait(60)
@@ -186,22 +188,41 @@ async def measure(client: Client, meter: Meter, name: str, args: argparse.Namesp
     }
 
 
-async def idle(meter: Meter, seconds: float) -> dict[str, Any]:
-    before = meter.cpu()
+async def transactions(url: str) -> int:
+    """Committed and rolled back so far; every query of an idle house is a transaction of its own."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        )
+    finally:
+        await connection.close()
+
+
+async def idle(meter: Meter, database_url: str, seconds: float) -> dict[str, Any]:
+    await asyncio.sleep(12)  # the servers tell their statistics with a delay of up to ten seconds
+    before, transactions_before = meter.cpu(), await transactions(database_url)
     await asyncio.sleep(seconds)
+    queries = await transactions(database_url) - transactions_before
     used = {part: round((s - before.get(part, 0)) / seconds * 100, 2) for part, s in meter.cpu().items()}
-    return {"benchmark": "idle", "percent_of_a_core": round(sum(used.values()), 2), "by_part": used}
+    return {
+        "benchmark": "idle",
+        "percent_of_a_core": round(sum(used.values()), 2),
+        "by_part": used,
+        "transactions_per_s": round(queries / seconds, 2),
+        "seconds": seconds,
+    }
 
 
 async def run(args: argparse.Namespace) -> None:
-    with house(args.workers) as (url, key, pid):
+    with house(args.workers) as (url, key, pid, database_url):
         meter = Meter(pid)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             client = Client(session, url, key)
             for _ in range(args.rounds):
                 for name in ENDS:
                     print(json.dumps(await measure(client, meter, name, args)), flush=True)
-        print(json.dumps(await idle(meter, args.idle_seconds)), flush=True)
+        print(json.dumps(await idle(meter, database_url, args.idle_seconds)), flush=True)
 
 
 def main() -> None:

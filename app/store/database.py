@@ -97,8 +97,8 @@ class Clock:
 class Lane:
     """One connection for batches, reopened after a failure."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
-        self._url, self._clock = url, clock
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
@@ -149,7 +149,7 @@ class Database:
         self._lanes: list[Lane] = []
 
     def lane(self) -> Lane:
-        lane = Lane(self.url, self.clock)
+        lane = Lane(self.url)
         self._lanes.append(lane)
         return lane
 

@@ -1,0 +1,44 @@
+"""What has to leave the house: rows written with the transition that they tell of, taken by `app.relay`.
+
+A row is leased by moving its `due_at`, and deleted when it has been sent; what dies in between is leased again later.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import orjson
+
+from app.store.database import Database
+
+LEASE: Final = timedelta(seconds=30)
+
+_LEASE: Final = """
+    UPDATE outbox SET attempts = attempts + 1, due_at = clock_timestamp() + $2
+    WHERE id IN (
+        SELECT id FROM outbox WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING id, topic, payload"""
+_DELETE: Final = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    id: int
+    topic: str
+    payload: Any
+
+
+class Outbox:
+    def __init__(self, database: Database) -> None:
+        self._lane = database.lane()  # every sweep asks, so it is one statement on an open connection
+
+    async def lease(self, limit: int) -> list[OutboxRow]:
+        """Rows that are due, for half a minute ours."""
+        rows = await self._lane.run(lambda connection: connection.fetch(_LEASE, limit, LEASE))
+        return [OutboxRow(row["id"], row["topic"], orjson.loads(row["payload"])) for row in rows]
+
+    async def sent(self, rows: Sequence[OutboxRow]) -> None:
+        ids = [row.id for row in rows]
+        await self._lane.run(lambda connection: connection.execute(_DELETE, ids))
