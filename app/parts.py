@@ -48,10 +48,10 @@ def worker(settings: Settings, *, queues: str | None = None) -> None:
 
 
 def beat(settings: Settings) -> None:
-    """Celery beat; its schedule is in memory, since it is one entry and nothing depends on its past."""
+    """Celery beat: it starts a sweep every `SAGA_SWEEP_INTERVAL`."""
     observability.configure_logging()
     del settings
-    _celery_app().Beat(scheduler_cls="celery.beat:Scheduler", loglevel="WARNING", quiet=True).run()
+    _celery_app().Beat(scheduler_cls="workers.beat:SweepScheduler", loglevel="WARNING", quiet=True).run()
 
 
 def _celery_app() -> Any:

@@ -4,7 +4,7 @@ import time
 from typing import Any, Final
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from app.saga.definition import Definition, digest, parse_definition, to_document
 from app.store.database import Database
@@ -75,7 +75,7 @@ class Definitions:
         """Newest version of each, by name: {name, version, created_at}."""
         statement = (
             select(table.c.name, table.c.version, table.c.created_at)
-            .distinct(table.c.name)
+            .ext(distinct_on(table.c.name))
             .order_by(table.c.name, table.c.version.desc())
         )
         async with self._database.connect() as connection:
