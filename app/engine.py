@@ -238,11 +238,13 @@ class Engine:
             self._recent.popitem(last=False)
 
     async def _attempt(self, saga: Saga, step: int, operation: Operation, name: str, participant: Participant) -> None:
-        due_in = ((saga.state.call(step, operation).due_at or 0) - _now(saga)) / SECOND
-        if saga.state.call(step, operation).state is CallState.RETRYING and 0 < due_in < EARLY_SECONDS:
-            await asyncio.sleep(due_in)
-        if time.monotonic() - saga.asked_at > EARLY_SECONDS / 2:
-            # It waited for a slot or for its time: what was read then may be old, and so is the clock of its claim.
+        call = saga.state.call(step, operation)
+        due_in = ((call.due_at or 0) - saga.read_at) / SECOND
+        early = call.state is CallState.RETRYING and 0 < due_in < EARLY_SECONDS
+        if early:
+            await asyncio.sleep(due_in + 0.001)  # timers of uvloop are rounded to a millisecond
+        if early or time.monotonic() - saga.asked_at > EARLY_SECONDS / 2:
+            # It waited for its time or for a slot: what was read then may be old, and so is the clock of its claim.
             saga = await self.load(saga.id)
         payload = b"null"
 
@@ -361,14 +363,22 @@ class Engine:
         return counts
 
     async def _wake(self, due: list[str], counts: dict[str, int]) -> None:
-        found = await asyncio.gather(*map(self.sagas.load, due))
+        found = await asyncio.gather(*map(self.sagas.load, due), return_exceptions=True)
         moved: list[tuple[Saga, Transition]] = []
         resent: list[tuple[Saga, Transition]] = []
         later: list[tuple[Saga, Micros]] = []
-        for saga in found:
+        failed: dict[str, BaseException] = {}
+        for saga_id, saga in zip(due, found, strict=True):
+            if isinstance(saga, BaseException):
+                failed[saga_id] = saga
+                continue
             if saga is None:
                 continue
-            transition = self._step(saga, Woken(saga.read_at))
+            try:
+                transition = self._step(saga, Woken(saga.read_at))
+            except Exception as error:  # noqa: BLE001 - told below
+                failed[saga_id] = error
+                continue
             if _only_resends(transition):
                 resent.append((saga, transition))
             elif transition.records:
@@ -376,16 +386,34 @@ class Engine:
             elif (wake_at := rules.wake_at(saga.definition, saga.state, saga.read_at)) is not None:
                 later.append((saga, wake_at))
         allowed = await self._resends_allowed(len(resent))
-        pause = round(self._settings.redispatch_after * SECOND)
-        later += [(saga, saga.read_at + pause) for saga, _ in resent[allowed:]]
+        later += [(saga, self._later(saga, transition)) for saga, transition in resent[allowed:]]
+        writes = (*moved, *resent[:allowed])
         results = await asyncio.gather(
-            *(self._write(saga, transition, {}) for saga, transition in (*moved, *resent[:allowed]))
+            *(self._write(saga, transition, {}) for saga, transition in writes), return_exceptions=True
         )
+        for (saga, _), result in zip(writes, results, strict=True):
+            if isinstance(result, BaseException):
+                failed[saga.id] = result
         if later:
             await self.sagas.postpone(later)
-        counts["woken"] += sum(result is not None for result in results)
+        counts["woken"] += sum(isinstance(result, Saga) for result in results)
         counts["raced"] += sum(result is None for result in results)
         counts["postponed"] += len(later)
+        if failed:
+            await self._give_way(failed)
+
+    def _later(self, saga: Saga, resent: Transition) -> Micros:
+        """When to look again at a saga whose messages are not sent again this time; what else it waits for comes."""
+        pause = saga.read_at + round(self._settings.redispatch_after * SECOND)
+        return min(pause, rules.wake_at(saga.definition, resent.state, saga.read_at) or pause)
+
+    async def _give_way(self, failed: Mapping[str, BaseException]) -> None:
+        """A saga that cannot be looked at is told about, and does not keep others from being looked at."""
+        for saga_id, error in failed.items():
+            if not isinstance(error, Exception) or isinstance(error, DatabaseUnavailable):
+                raise error
+            log.error("saga %s cannot be looked at", saga_id, exc_info=error)
+        await self.sagas.put_off(list(failed), self._settings.redispatch_after)
 
     async def _resends_allowed(self, wanted: int) -> int:
         """A backlog must not multiply itself: what is probably still in the queue is not sent again."""

@@ -9,8 +9,8 @@ from app.saga.state import Micros
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WRITTEN: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_LATEST: Final[Micros] = 253_370_764_800 * 1_000_000
-"""The year 9999: room is left for a timeout to be added."""
+_LATEST: Final[Micros] = 253_086_854_400 * 1_000_000
+"""The year 9990: room is left for a timeout to be added before Python's years end."""
 
 
 def rfc3339(at: Micros) -> str:

@@ -6,7 +6,10 @@ The process takes requests as soon as it stands, also while the database is away
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
 from typing import Final
 
 import asyncpg
@@ -48,7 +51,8 @@ def make_app(settings: Settings | None = None) -> FastAPI:
             state.registering = Registering(house)
             await state.registering.start()
             try:
-                yield
+                with _on_signal_to_end(state.waiting.leave):
+                    yield
             finally:
                 await state.registering.close()
                 await state.waiting.close()
@@ -65,6 +69,31 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         app.router.routes.extend(router.routes)
     app.state.routers = ROUTERS
     return app
+
+
+@contextlib.contextmanager
+def _on_signal_to_end(leave: Callable[[], None]) -> Iterator[None]:
+    """Calls `leave` before whoever handles SIGTERM and SIGINT: the server waits for its requests, and they wait too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(leave)
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 class Registering:

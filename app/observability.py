@@ -48,7 +48,8 @@ sweeps: Final = Counter("saga_sweep", "Sweeps, and what they found", ["result"])
 
 def configure_logging(level: str = "INFO") -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
-    logging.getLogger("kombu").setLevel(logging.WARNING)
+    for chatty in ("kombu", "alembic.runtime.plugins"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def attempt(definition: Definition, step: int, operation: Operation, outcome: Outcome) -> None:

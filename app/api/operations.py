@@ -81,7 +81,7 @@ async def _unready(house: House) -> str | None:
         if caused_by(error, asyncpg.UndefinedTableError):
             return "The database has no tables yet: run `saga migrate`."
         raise
-    wanted = migration_heads()
+    wanted = await asyncio.to_thread(migration_heads)  # the first time, a slow import
     if found != wanted:
         return (
             f"The database is at migration {_names(found)} and this version needs {_names(wanted)}: run `saga migrate`."

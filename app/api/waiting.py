@@ -80,6 +80,11 @@ class Waiting:
                 if not waiters:
                     del self._waiting[saga_id]
 
+    @property
+    def number(self) -> int:
+        """Of sagas that somebody waits for."""
+        return len(self._waiting)
+
     def tell(self, saga_ids: Iterable[str]) -> None:
         for saga_id in saga_ids:
             waiters = self._waiting.pop(saga_id, None)

@@ -14,13 +14,13 @@ from typing import Final
 import click
 
 SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
-    "Sagas": {
+    "Commands": {
         "start": ("sagas", "Start a saga."),
         "show": ("sagas", "Show a saga and its timeline."),
         "list": ("sagas", "List sagas, newest first."),
         "cancel": ("repair", "Stop a saga, and undo what was done."),
     },
-    "Repair": {
+    "Commands for repair": {
         "retry": ("repair", "Try again now what failed."),
         "skip": ("repair", "Let a saga go on without a step."),
         "resolve": ("repair", "Say that a failed compensation was settled by hand."),
@@ -32,12 +32,12 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "extend": ("repair", "Give a saga more time."),
         "dead-letters": ("repair", "What was given up: list it, retry it, discard it."),
     },
-    "Definitions": {
+    "Commands for definitions": {
         "validate": ("validate", "Check definitions, without a server."),
         "definitions": ("sagas", "List the definitions."),
         "services": ("sagas", "List the services that take part."),
     },
-    "The house": {
+    "Commands for the house": {
         "up": ("up", "Start everything on this machine."),
         "doctor": ("doctor", "Find out what keeps the house from working."),
         "api": ("parts", "Run the HTTP API alone."),

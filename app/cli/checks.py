@@ -147,7 +147,7 @@ def plain_url(url: str) -> str:
 
 def known_revisions() -> tuple[str, ...]:
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("script_location", migrations.__path__[0])
     return tuple(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())[::-1]
 
 

@@ -50,6 +50,12 @@ def say(text: str = "") -> None:
     click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
+def say_indented(text: str) -> None:
+    """What belongs to the line before."""
+    for line in wrapped(clean(text), first="  ", rest="    ", width=terminal_width() or WIDTH):
+        say(line)
+
+
 def tinted(text: str, tone: str | None) -> str:
     match tone:
         case None | "":

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 from app import parts
 from app.cli.checks import (
@@ -69,18 +70,27 @@ def beat() -> None:
 def migrate() -> None:
     """Bring the database to the newest schema. Running it again changes nothing."""
     settings = read_settings()
-    _check_database(settings, migrated=False)
-    _run(lambda: parts.migrate(settings))
+    if (database := _ask(settings)).newer:
+        raise Failure(f"{_NEWER.format(database.revision)}: it can only be migrated by that one.")
+    try:
+        _run(lambda: parts.migrate(settings))
+    except DBAPIError as error:
+        raise Failure(f"The database does not let itself be migrated: {error.orig}") from None
     click.echo(f"The database is at revision {_ask(settings).revision}.")
 
 
 COMMANDS: Final[dict[str, click.Command]] = {"api": api, "worker": worker, "beat": beat, "migrate": migrate}
 
 
-def _check_database(settings: Settings, *, migrated: bool = True) -> None:
+_NEWER: Final = "The database is at revision {}, which belongs to a newer version of this program"
+
+
+def _check_database(settings: Settings) -> None:
     database = _ask(settings)
-    if migrated and (missing := database.missing):
+    if missing := database.missing:
         raise Failure(f"{missing} Run `saga migrate`.", exit_code=parts.EX_UNAVAILABLE)
+    if database.newer:  # as while the machines of a house are brought to a new version one after the other
+        click.echo(f"Warning: {_NEWER.format(database.revision)}.", err=True)
 
 
 def _ask(settings: Settings) -> AnsweringDatabase:

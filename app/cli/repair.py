@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from app.cli.output import age, clean, moment, named, say, table
+from app.cli.output import age, clean, moment, named, say, say_indented, table
 from app.cli.parameters import JsonParameter, saga_argument
 from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
@@ -157,7 +157,7 @@ def list_letters(server: Server, status: str, limit: int, as_json: bool) -> None
     for line, letter in zip(lines, letters, strict=True):
         error = letter.get("error") or {}
         say(line)
-        say(clean(f"  {error.get('message') or error.get('code') or 'no reason is known'}"))
+        say_indented(str(error.get("message") or error.get("code") or "no reason is known"))
         say(f"  saga show {letter['saga_id']}{server.options}")
 
 

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import click
 
-from app.cli.output import Failure, age, clean, moment, named, say, table, terminal_width
+from app.cli.output import Failure, age, clean, moment, named, say, say_indented, table, terminal_width
 from app.cli.parameters import JsonParameter, KeyParameter, LabelParameter, WaitParameter, saga_argument
-from app.cli.server import START_ONE, Server, json_option, speaks_http
+from app.cli.server import Server, json_option, speaks_http
 from app.cli.timeline import AT_REST, draw
 from app.client import Answer, Unreachable, path_of
+from app.errors import Problem
 
 NOT_COMPLETED: Final = 3
 """Exit code of `saga start --wait`: the saga came to rest, but not as COMPLETED."""
@@ -99,8 +100,13 @@ def _submit(server: Server, body: dict[str, Any], key: str, wait: float | None) 
             answer = server.client.ask(
                 "POST", "/sagas", body=body, headers=headers | prefer, patience_seconds=left if prefer else 0
             )
-        except Unreachable as error:
-            raise Failure(_lost(error, first)) from None
+        except (Unreachable, Problem) as error:
+            if first is not None:
+                raise Failure(f"{error}. The saga goes on: saga show {first.saga()['id']}{server.options}") from None
+            if isinstance(error, Unreachable) and error.sent:
+                advice = "Say the same again: its key makes it one saga."
+                raise Failure(f"{error}; whether it was started is not known. {advice}") from None
+            raise
         first = first or answer
         if wait is None or answer.saga()["state"] in AT_REST or time.monotonic() >= give_up:
             return first, answer
@@ -108,21 +114,13 @@ def _submit(server: Server, body: dict[str, Any], key: str, wait: float | None) 
             time.sleep(PAUSE_SECONDS)  # a server that does not wait is not to be hurried
 
 
-def _lost(error: Unreachable, first: Answer | None) -> str:
-    if first is not None:
-        return f"{error}. The saga goes on: saga show {first.saga()['id']}"
-    if error.sent:
-        return f"{error}; whether it was started is not known. Say the same again: its key makes it one saga."
-    return f"{error}; {START_ONE}."
-
-
 def _tell_started(server: Server, saga: dict[str, Any], *, known: bool) -> None:
     say(f"{named(saga)}{', and was started with this key before' if known else ''}")
     if error := saga.get("error"):
         of = f" in {error['step']}" if error.get("step") else ""
-        say(clean(f"  {error.get('code')}{of}: {error.get('message')}"))
+        say_indented(f"{error.get('code')}{of}: {error.get('message')}")
     if attention := saga.get("attention"):
-        say(clean(f"  {attention.get('reason')}"))
+        say_indented(str(attention.get("reason")))
     say(f"  saga show {saga['id']}{server.options}")
 
 

@@ -160,6 +160,7 @@ class _Teller:
         self._created = moment(events[0]["at"]) or datetime.now(UTC)
         self._at = self._created
         self._open: dict[tuple[Any, ...], _Row] = {}
+        self._failures: dict[tuple[Any, ...], str] = {}
         self._attempts = Counter({_call(event): int(event.get("attempt") or 0) for event in events})
         for event in events:
             self._attempts[_call(event)] = max(self._attempts[_call(event)], int(event.get("attempt") or 0))
@@ -275,7 +276,10 @@ class _Teller:
             row = self._add(_who(event), "", event=event)
             how = "done after all" if how == "done" else how  # the answer came after its attempt was given up
         else:
-            how += f" {'in' if how == 'done' and not row.so_far else 'after'} {_between(row.at, self._at)}"
+            # What the worker has measured is the participant's own time; the history has ours as well.
+            measured = None if row.so_far else (event.get("data") or {}).get("ms")
+            took = duration(measured / 1000) if isinstance(measured, int | float) else _between(row.at, self._at)
+            how += f" {'in' if how == 'done' and not row.so_far else 'after'} {took}"
         row.text = _said(how, error or {}) + then
         row.tone = tone
         return row
@@ -286,7 +290,10 @@ class _Teller:
             then += f"; it may still take effect for {_between(self._at, quiet)}"
         if retry_at := _time(data.get("retry_at")):
             then += f"; again in {_between(self._at, retry_at)}"
-        self._close(event, how, YELLOW, error, then).failed = True
+        message, before = _message(error), self._failures.get(_call(event))
+        known = {"message": "as before"} if message and message == before else error
+        self._close(event, how, YELLOW, known, then).failed = True
+        self._failures[_call(event)] = message
 
     def _waiting(self, event: Json, data: Json) -> None:
         row = self._open.get(_attempt(event))

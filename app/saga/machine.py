@@ -576,7 +576,8 @@ def _retry(draft: _Draft, message: Retry) -> Refusal | None:
 
 def _refuse_new_input(draft: _Draft, message: Retry, actions: list[int]) -> Refusal | None:
     wanted = range(len(draft.state.steps)) if message.step is None else (message.step,)
-    if not actions and any(may_still_run(draft.state.steps[p].action, draft.at) for p in wanted):
+    running = any(may_still_run(draft.state.steps[p].action, draft.at) for p in wanted)
+    if running and not actions and draft.state.state is SagaState.EXECUTING:
         return Refusal("attempt-running", "An attempt of the step may still take effect; try again when it is over.")
     if len(actions) != 1:
         names = ", ".join(draft.definition.steps[p].name for p in actions) or "none"

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -199,8 +199,10 @@ _INSERT: Final = f"""
         ON CONFLICT (tenant, idempotency_key) DO NOTHING
         RETURNING id
     ), {_EVENTS}"""
-_DUE: Final = """
-    SELECT id FROM saga WHERE wake_at <= clock_timestamp() ORDER BY wake_at LIMIT $1"""
+_DUE: Final = f"""
+    SELECT id FROM saga WHERE wake_at <= clock_timestamp() AND format <= {FORMAT} ORDER BY wake_at LIMIT $1"""
+_PUT_OFF: Final = """
+    UPDATE saga SET wake_at = clock_timestamp() + $2 WHERE id = ANY($1::uuid[]) AND wake_at <= clock_timestamp()"""
 _AT_REST: Final = """
     SELECT id FROM saga WHERE id = ANY($1::uuid[])
     AND state IN ('COMPLETED', 'FAILED', 'COMPENSATION_FAILED', 'ABANDONED')"""
@@ -312,10 +314,18 @@ class Sagas:
 
     async def postpone(self, sagas: Sequence[tuple[Saga, Micros]]) -> None:
         """Moves the time to look again, of sagas that were looked at too early."""
-        ids, seqs, times = [s.id for s, _ in sagas], [s.state.seq for s, _ in sagas], [to_moment(at) for _, at in sagas]
-        await self._writing.run(lambda connection: connection.execute(_POSTPONE, ids, seqs, times))
+        rows = [(saga.id, saga.state.seq, to_moment(at)) for saga, at in sorted(sagas, key=lambda one: one[0].id)]
+        await self._writing.run(lambda connection: connection.execute(_POSTPONE, *_columns(rows)))
 
-    async def _insert_batch(self, connection: Connection, sagas: Sequence[NewSaga]) -> list[bool]:
+    async def put_off(self, ids: Sequence[str], seconds: float) -> None:
+        """As `postpone`, of sagas that could not even be read."""
+        pause = timedelta(seconds=seconds)
+        await self._writing.run(lambda connection: connection.execute(_PUT_OFF, sorted(ids), pause))
+
+    # Rows are taken in one order everywhere: batches of two processes over the same rows must not wait for each other.
+
+    async def _insert_batch(self, connection: Connection, asked: Sequence[NewSaga]) -> list[bool]:
+        sagas = sorted(asked, key=lambda saga: (saga.tenant, saga.key))
         rows = [
             (
                 saga.id,
@@ -345,9 +355,10 @@ class Sagas:
                     if saga.id in moved and saga.audit is not None:
                         at = to_moment(saga.state.created_at)
                         await _write_audit(connection, at, saga.tenant, saga.restarted_from, saga.audit)
-        return [saga.id in moved for saga in sagas]
+        return [saga.id in moved for saga in asked]
 
-    async def _write_batch(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
+    async def _write_batch(self, connection: Connection, asked: Sequence[Write]) -> list[bool]:
+        writes = sorted(asked, key=lambda write: write.saga.id)
         rows = [(w.saga.id, w.saga.state.seq, *_state_columns(w.saga.definition, w.state, w.wake_at)) for w in writes]
         details = _details([(w.saga.id, w.saga.definition, w.records, w.payloads) for w in writes])
         arguments = (*details, *_columns(rows))
@@ -359,7 +370,7 @@ class Sagas:
                 for write in writes:
                     if write.saga.id in moved and not write.plain:
                         await _write_extras(connection, write)
-        return [write.saga.id in moved for write in writes]
+        return [write.saga.id in moved for write in asked]
 
 
 def _state_columns(definition: Definition, state: State, wake_at: Micros | None) -> tuple[Any, ...]:

@@ -18,13 +18,16 @@ ROOT = Path(__file__).parents[2]
 Run = Callable[..., Result]
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in os.environ:
         if name.startswith("SAGA_") or name == "NO_COLOR":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
     yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]  # the options of `saga api` are set there
     get_settings.cache_clear()
 
 
@@ -35,7 +38,7 @@ def server() -> Iterator[FakeApi]:
 
 
 @pytest.fixture
-def api(server: FakeApi, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
+def api(server: FakeApi, alone: None, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     """The API that SAGA_URL points to."""
     server.forget()
     monkeypatch.setenv("SAGA_URL", server.url)
@@ -44,7 +47,7 @@ def api(server: FakeApi, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
 
 
 @pytest.fixture
-def run() -> Run:
+def run(alone: None) -> Run:
     """`run("list", "--json")`: the command, within this process."""
 
     def run_it(*arguments: str, stdin: str | None = None, color: bool = False) -> Result:
@@ -57,7 +60,7 @@ def run() -> Run:
 
 
 @pytest.fixture
-def process() -> Callable[..., subprocess.CompletedProcess[str]]:
+def process(alone: None) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`process("api", SAGA_PORT="x")`: the command, as a process."""
 
     def run_it(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

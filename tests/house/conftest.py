@@ -65,8 +65,8 @@ def copied(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[dict[str, str]]:
-    """PostgreSQL and Valkey that already run, so that a house stands quickly: the variables that point to them."""
+def addresses() -> Iterator[dict[str, str]]:
+    """Of a PostgreSQL and a Valkey that already run, so that a house stands quickly: the variables and values."""
     with (
         a_directory() as directory,
         EmbeddedPostgres(directory / "postgres", durable=False) as postgres,

@@ -40,12 +40,12 @@ def refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_a_second_house_on_the_same_directory_is_refused(
-    start_up: Callable[..., Up], refuse: Refuse, servers: dict[str, str]
+    start_up: Callable[..., Up], refuse: Refuse, addresses: dict[str, str]
 ) -> None:
-    first = start_up(servers)
+    first = start_up(addresses)
     house = first.stands()
     assert RunningHouse.of(first.data) == house
-    said = refuse(servers, data=first.data)
+    said = refuse(addresses, data=first.data)
     assert said == f"Error: `saga up` already runs on {first.data}, as process {first.process.pid}.\n"
     assert answers(house.url)
     assert RunningHouse.of(first.data) == house
@@ -99,8 +99,8 @@ def test_a_server_that_does_not_answer_is_told_without_its_password(
     assert "hush" not in said
 
 
-def test_migrations_that_fail_are_quoted(refuse: Refuse, servers: dict[str, str], tmp_path: Path) -> None:
-    said = refuse(servers | {"DUMMY_WRONG": "migrate"})
+def test_migrations_that_fail_are_quoted(refuse: Refuse, addresses: dict[str, str], tmp_path: Path) -> None:
+    said = refuse(addresses | {"DUMMY_WRONG": "migrate"})
     assert "The database was not migrated." in said
     assert "a mistake in the settings" in said
     assert processes_of(tmp_path) == []
@@ -108,9 +108,9 @@ def test_migrations_that_fail_are_quoted(refuse: Refuse, servers: dict[str, str]
 
 @pytest.mark.parametrize("role", ["api", "worker", "beat"])
 def test_a_part_that_never_comes_to_stand_is_given_up_and_quoted(
-    role: str, refuse: Refuse, servers: dict[str, str], tmp_path: Path
+    role: str, refuse: Refuse, addresses: dict[str, str], tmp_path: Path
 ) -> None:
-    said = refuse(servers | {"DUMMY_WRONG": role})
+    said = refuse(addresses | {"DUMMY_WRONG": role})
     assert "started again in 0.2 s" in said
     assert "started again in 0.4 s" in said
     assert "does not come to stand: 3 times in a row it ended with exit code 1." in said

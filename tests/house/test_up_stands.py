@@ -69,17 +69,17 @@ def test_from_nothing_to_a_house_and_back(start_up: StartUp, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_parts_end_in_the_order_in_which_they_need_each_other(
-    number: signal.Signals, start_up: StartUp, servers: dict[str, str], tmp_path: Path
+    number: signal.Signals, start_up: StartUp, addresses: dict[str, str], tmp_path: Path
 ) -> None:
-    house = start_up(servers)
+    house = start_up(addresses)
     house.stands()
     assert house.end(number) == 0
     assert house.noted() == ["beat ends", "worker ends", "api ends"]
     assert processes_of(tmp_path) == []
 
 
-def test_ctrl_c_reaches_only_the_supervisor(start_up: StartUp, servers: dict[str, str]) -> None:
-    house = start_up(servers)
+def test_ctrl_c_reaches_only_the_supervisor(start_up: StartUp, addresses: dict[str, str]) -> None:
+    house = start_up(addresses)
     house.stands()
     os.killpg(house.process.pid, signal.SIGINT)
     assert house.ends() == 0
@@ -87,9 +87,9 @@ def test_ctrl_c_reaches_only_the_supervisor(start_up: StartUp, servers: dict[str
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_is_busy(
-    start_up: StartUp, servers: dict[str, str], tmp_path: Path
+    start_up: StartUp, addresses: dict[str, str], tmp_path: Path
 ) -> None:
-    house = start_up(servers | {"DUMMY_DEAF": "worker"})
+    house = start_up(addresses | {"DUMMY_DEAF": "worker"})
     house.stands()
     house.process.send_signal(signal.SIGINT)
     house.wait_for("Ending")
@@ -100,8 +100,8 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_is_busy(
     assert processes_of(tmp_path) == []
 
 
-def test_the_end_may_come_before_the_house_stands(start_up: StartUp, servers: dict[str, str], tmp_path: Path) -> None:
-    house = start_up(servers | {"DUMMY_UNREADY": "1"})
+def test_the_end_may_come_before_the_house_stands(start_up: StartUp, addresses: dict[str, str], tmp_path: Path) -> None:
+    house = start_up(addresses | {"DUMMY_UNREADY": "1"})
     house.wait_for("worker-1 is up")
     assert house.end() == 0
     assert "Ended." in house.said
@@ -144,30 +144,30 @@ def test_nothing_outlives_a_house_that_is_killed_and_the_next_one_takes_its_plac
     wait_until(lambda: processes_of(tmp_path) == [])
 
 
-def test_a_terminal_that_is_gone_ends_no_house(start_up: StartUp, servers: dict[str, str]) -> None:
+def test_a_terminal_that_is_gone_ends_no_house(start_up: StartUp, addresses: dict[str, str]) -> None:
     read, write = os.pipe()
     os.close(read)
-    up = start_up(servers, stdout=write)
+    up = start_up(addresses, stdout=write)
     os.close(write)
     wait_until(lambda: (house := RunningHouse.of(up.data)) is not None and house.ready)
     assert up.end() == 0
     assert up.said == ""
 
 
-def test_servers_that_already_run_are_used(start_up: StartUp, servers: dict[str, str]) -> None:
-    up = start_up(servers)
+def test_servers_that_already_run_are_used(start_up: StartUp, addresses: dict[str, str]) -> None:
+    up = start_up(addresses)
     house = up.stands()
     assert set(house.parts) == {"api", "worker-1", "beat"}
-    assert house.database_url == servers["SAGA_DATABASE_URL"]
+    assert house.database_url == addresses["SAGA_DATABASE_URL"]
     assert not (up.data / "postgres").exists()
     assert up.end() == 0
 
 
 def test_credentials_of_the_environment_win_and_are_not_written_down(
-    start_up: StartUp, servers: dict[str, str], tmp_path: Path
+    start_up: StartUp, addresses: dict[str, str], tmp_path: Path
 ) -> None:
     given = {"SAGA_BOOTSTRAP_API_KEY": "given.key", "SAGA_ADMIN_PASSWORD": "given password"}
-    up = start_up(servers | given)
+    up = start_up(addresses | given)
     up.stands()
     told = up.told("api")
     assert told["SAGA_BOOTSTRAP_API_KEY"] == "given.key"

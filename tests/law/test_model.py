@@ -70,22 +70,43 @@ CONFIGURATIONS = {
     "nothing to undo in the middle": {"shape": "chain3", "none": (1,), "f": 1, "b": 1, "o": 1, "ops": ("cancel",)},
     "pivot": {"shape": "chain2", "none": (1,), "pivot": 1, "f": 1, "b": 2, "o": 1, "ops": ("cancel", "pause", "retry")},
     "pivot in the middle": {
-        **{"shape": "chain3", "none": (1, 2), "pivot": 1},
-        **{"f": 1, "b": 2, "o": 1, "ops": ("cancel", "pause", "retry", "skip")},
+        "shape": "chain3",
+        "none": (1, 2),
+        "pivot": 1,
+        "f": 1,
+        "b": 2,
+        "o": 1,
+        "ops": ("cancel", "pause", "retry", "skip"),
     },
     "pivot first": {"shape": "chain2", "none": (0, 1), "pivot": 0, "f": 0, "b": 3, "o": 1, "ops": ("retry", "skip")},
     "beside the pivot": {
-        **{"shape": "par2", "none": (0, 1), "pivot": 1, "maxatt": 1},
-        **{"f": 1, "b": 2, "o": 1, "ops": ("cancel", "retry", "skip")},
+        "shape": "par2",
+        "none": (0, 1),
+        "pivot": 1,
+        "maxatt": 1,
+        "f": 1,
+        "b": 2,
+        "o": 1,
+        "ops": ("cancel", "retry", "skip"),
     },
     "pivot after two": {"shape": "join", "none": (2,), "pivot": 2, "f": 1, "b": 1, "o": 1, "ops": ("cancel",)},
     "halt": {
-        **{"shape": "chain3", "on_cf": "halt", "maxatt": 1},
-        **{"f": 0, "b": 3, "o": 2, "ops": ("retry", "resolve", "cancel")},
+        "shape": "chain3",
+        "on_cf": "halt",
+        "maxatt": 1,
+        "f": 0,
+        "b": 3,
+        "o": 2,
+        "ops": ("retry", "resolve", "cancel"),
     },
     "halt in a fork": {
-        **{"shape": "fork", "on_cf": "halt", "maxatt": 1},
-        **{"f": 0, "b": 3, "o": 2, "ops": ("retry", "resolve")},
+        "shape": "fork",
+        "on_cf": "halt",
+        "maxatt": 1,
+        "f": 0,
+        "b": 3,
+        "o": 2,
+        "ops": ("retry", "resolve"),
     },
     "continue in a fork": {"shape": "fork", "maxatt": 1, "f": 1, "b": 2, "o": 2, "ops": ("retry", "resolve")},
 }
@@ -129,7 +150,9 @@ LEASE = re.compile(r"lease of (\w)/(\w+) (\d+) (?:ends|is over)")
 DUE = re.compile(r"(?:retry of|re-send|callback limit of) (\w)(?:/(\w+))?")
 NEW_KEY = re.compile(r"operator: retry (\w) with new input")
 OPERATE = re.compile(r"operator: (\w+)(?: (\w))?$")
-OUTSIDE = re.compile(r"message .* lost|worker of .* dies|request .* leaves|.*: no connection|participant|job of|.*: (?:connection cut|full timeout)")
+OUTSIDE = re.compile(
+    r"message .* lost|worker of .* dies|request .* leaves|participant|job of|.*: (?:no connection|connection cut|full)"
+)
 
 
 def place_of(letter: str) -> int:
@@ -222,10 +245,7 @@ def row_of_machine(definition: Definition, state: State) -> dict[str, object]:
         row[name] = str(action.state)
         row[f"{name} attempts"] = (action.attempts, undo.attempts)
         row[f"{name} unknown"] = action.unknown
-        row[f"{name} may run"] = tuple(
-            call.state is not CallState.RUNNING and may_still_run(call, T0) or (call.quiet_until or 0) > T0
-            for call in (action, undo)
-        )
+        row[f"{name} may run"] = tuple((call.quiet_until or 0) > T0 for call in (action, undo))
         needed = action.state is CallState.SUCCEEDED or action.unknown
         none = definition.steps[place].compensation is None or not needed
         ended = state.state is SagaState.COMPENSATING and action.state is not CallState.RUNNING

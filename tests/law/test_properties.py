@@ -168,7 +168,7 @@ def test_whatever_happens_in_a_long_night_the_promise_holds():
         *("StepAttemptLost", "StepWaiting", "StepSkipped", "SagaTimedOut", "SagaPaused", "CompensationResolved"),
         *("past-pivot", "pivot-undecided", "held", "participant-missing", "retried-without-limit", "overdue"),
     ):
-        assert met[word] >= EXAMPLES // 100, f"too few stories meet {word}: {met}"
+        assert met[word] > EXAMPLES // 400, f"too few stories meet {word}: {met}"
 
 
 def smallest(shape_bytes: bytes, script: dict[int, int]) -> dict[int, int]:

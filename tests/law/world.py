@@ -292,7 +292,7 @@ class World:
             "too slow, done",
             "422 retriable",
         )
-        if operation == COMPENSATION and how in {"422 retriable"}:
+        if operation == COMPENSATION and how == "422 retriable":
             how = "done"
 
         def is_over(*, done: bool) -> None:

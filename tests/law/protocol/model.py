@@ -1,4 +1,4 @@
-# ruff: noqa
+# ruff: noqa: B007, B023, E401, E501, E701, E702, E703, E731, E741, F401, FURB171, I001, N805, N806, N818, PLR5501, Q000, RUF005, RUF023, SIM102, SIM114, SIM201, SIM905, T201, UP031, W291
 # fmt: off
 # A copy of /work/shared/protocol/model.py, the checker that FINDINGS.md reports on. Unchanged below this line.
 """Explicit-state model of the saga protocol. Breadth first, states hashed as bytes.  pypy3 model.py [scenario ...]
