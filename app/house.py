@@ -64,4 +64,5 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
         if participants is not None:
             await participants.close()
         await publisher.close()
+        await services.close()
         await database.close()

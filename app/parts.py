@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from pathlib import Path
+import warnings
 from typing import Any, Final
 
 from app import observability
@@ -22,7 +22,7 @@ def migrate(settings: Settings) -> None:
     import migrations  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("script_location", next(iter(migrations.__path__)))
     config.attributes["url"] = settings.database_url
     try:
         command.upgrade(config, "head")
@@ -33,18 +33,29 @@ def migrate(settings: Settings) -> None:
 
 
 def worker(settings: Settings, *, queues: str | None = None) -> None:
-    """A Celery worker on our pool; returns when it was told to end."""
+    """A Celery worker on our pool, until it is told to end."""
     observability.configure_logging()
     os.environ["CELERY_CUSTOM_WORKER_POOL"] = "workers.pool:AsyncioPool"
     # Celery's own module is the root here: `app` imports nothing of `workers`, it only names it.
     celery = _celery_app()
     observability.serve_metrics(settings)
-    name = f"{os.getpid()}@{socket.gethostname()}"
-    arguments = ["worker", "--pool", "custom", "--concurrency", str(settings.worker_slots), "--hostname", name]
-    arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    if queues is not None:
-        arguments += ["--queues", queues]
-    celery.worker_main(arguments)
+    from celery.exceptions import SecurityWarning  # noqa: PLC0415
+
+    # Celery warns of root, because of what pickled messages could do; ours are JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    running = celery.Worker(
+        hostname=f"{os.getpid()}@{socket.gethostname()}",
+        pool_cls="workers.pool:AsyncioPool",
+        concurrency=settings.worker_slots,
+        queues=queues,
+        loglevel="WARNING",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    running.start()
+    sys.exit(running.exitcode)
 
 
 def beat(settings: Settings) -> None:

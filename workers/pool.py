@@ -122,8 +122,8 @@ class AsyncioPool(BasePool):
         if not task.cancelled() and (error := task.exception()) is not None:
             # The row's lease or its re-send repairs it; the message is of no further use.
             log.error("%s failed", job.name, exc_info=error)
-        if job.callback is not None:
-            job.callback((False, None, 0.0))
+        if job.callback is not None and not task.cancelled():
+            job.callback((False, None, 0.0))  # acknowledges it; what was cut off goes back to its queue
         self._give_back(job.queue)
         if not self._running:
             self._idle.set()

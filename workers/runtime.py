@@ -1,6 +1,7 @@
 """The event loop of a worker process: one thread, one loop, one house."""
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -41,6 +42,8 @@ class Runtime:
         self._thread = threading.Thread(target=self._run, args=(settings, opened), name="saga-loop", daemon=True)
         self._thread.start()
         opened.result()
+        # Celery's own pools never tell us that they end, and a loop that still runs then takes the process down.
+        atexit.register(self.stop)
 
     def _run(self, settings: Settings, opened: "Future[None]") -> None:
         self.loop = loops.new_event_loop()
@@ -75,7 +78,7 @@ class Runtime:
         return asyncio.run_coroutine_threadsafe(coroutine(self.house), self.loop).result()
 
     def stop(self) -> None:
-        if self._thread is None or self.loop is None or self._stopping is None:
+        if self._thread is None or self.loop is None or self._stopping is None or not self._thread.is_alive():
             return
         self.loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(timeout=10)

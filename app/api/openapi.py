@@ -39,6 +39,7 @@ class Operation:
     problems: tuple[int, ...]
     parameters: tuple[dict[str, Any], ...]
     also: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     is_open: bool = False
 
 
@@ -53,15 +54,27 @@ def describe(
     problems: tuple[int, ...] = (),
     parameters: tuple[dict[str, Any], ...] = (),
     also: Mapping[int, Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
     is_open: bool = False,
 ) -> dict[str, Any]:
     """Keywords for a route's decorator.
 
     `answers`: a model, or a media type whose content is text, or None for no content. `problems`: statuses of errors
-    beside those that every route has. `also`: further media types of an answer. `is_open`: needs no key.
+    beside those that every route has. `also`: further media types of an answer. `headers`: what the answers carry
+    besides. `is_open`: needs no key.
     """
     told = Operation(
-        summary, description, body, body_types, body_required, answers, problems, parameters, also or {}, is_open
+        summary=summary,
+        description=description,
+        body=body,
+        body_types=body_types,
+        body_required=body_required,
+        answers=answers,
+        problems=problems,
+        parameters=parameters,
+        also=also or {},
+        headers=headers or {},
+        is_open=is_open,
     )
     return {"openapi_extra": {_KEY: told}, "response_model": None, "include_in_schema": False}
 
@@ -129,7 +142,12 @@ def _operation(route: APIRoute, method: str, told: Operation) -> dict[str, Any]:
     if told.is_open:
         operation["security"] = []
     for status, model in told.answers.items():
-        operation["responses"][str(status)] = _answer(status, model, told.also.get(status, {}))
+        answer = _answer(status, model, told.also.get(status, {}))
+        if told.headers:
+            answer["headers"] = {
+                name: {"description": about, "schema": {"type": "string"}} for name, about in told.headers.items()
+            }
+        operation["responses"][str(status)] = answer
     for status in sorted({*told.problems, *_common(told)}):
         operation["responses"][str(status)] = {
             "description": HTTPStatus(status).phrase,

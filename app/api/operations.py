@@ -224,8 +224,8 @@ async def docs() -> Response:
 async def docs_asset(asset: str) -> Response:
     if asset == "start.js":
         return Response(_START, media_type="text/javascript")
-    path = _asset(asset)
-    if asset not in ASSETS or path is None:
+    path = _asset(asset) if asset in ASSETS else None
+    if path is None:
         raise Problem(404, "not-found", f"There is nothing at /docs/{asset[:80]}.")
     return FileResponse(path, media_type=ASSETS[asset], headers={"Cache-Control": "public, max-age=86400"})
 

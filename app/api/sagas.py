@@ -1,6 +1,7 @@
 """Starting sagas, looking at them, stopping them."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
@@ -26,7 +27,7 @@ from app.api.openapi import describe, parameter
 from app.api.submitting import digest, idempotency_key, make_submission, traceparent
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
-from app.errors import Problem
+from app.errors import DatabaseUnavailable, Problem
 from app.house import House
 from app.instants import rfc3339
 from app.saga.messages import Cancel
@@ -64,6 +65,11 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
             parameter("Prefer", "header", "`wait=N`: up to 60 seconds"),
             parameter("traceparent", "header", "W3C Trace Context; handed on to the participants"),
         ),
+        headers={
+            "Location": "Where the saga is",
+            "ETag": "For `If-Match` and `If-None-Match`",
+            "Idempotency-Replayed": "`true` where the saga was there already",
+        },
     ),
 )
 async def submit(request: Request, caller: MayStart) -> Response:
@@ -103,6 +109,7 @@ async def submit(request: Request, caller: MayStart) -> Response:
             parameter("If-None-Match", "header", "An `ETag`: 304 where the saga has not moved since"),
             parameter("Prefer", "header", "`wait=N`: up to 60 seconds"),
         ),
+        headers={"ETag": "For `If-Match` and `If-None-Match`"},
     ),
 )
 async def show(request: Request, caller: MayRead, id: str) -> Response:  # noqa: A002 - the path's word
@@ -234,19 +241,21 @@ async def _stream(request: Request, tenant: str, saga: str, after: int) -> Respo
 
     async def lines() -> AsyncIterator[bytes]:
         seen, silent = after, 0.0
-        while True:
-            events = await _events(house, tenant, saga, seen, EVENTS)
-            for event in events:
-                yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], event["type"].encode(), orjson.dumps(event))
-            seen = events[-1]["seq"] if events else seen
-            silent = 0.0 if events else silent + STREAM_POLL_SECONDS
-            state = (await house.engine.load(saga, tenant)).state
-            if (state.final and seen >= state.seq) or waiting.leaving or await request.is_disconnected():
-                return
-            if silent >= STREAM_ALIVE_SECONDS:
-                silent = 0.0
-                yield b": still here\n\n"
-            if seen >= state.seq:
-                await asyncio.sleep(STREAM_POLL_SECONDS)
+        with contextlib.suppress(DatabaseUnavailable):  # the stream ends, and an EventSource comes back
+            while not waiting.leaving:
+                events = await _events(house, tenant, saga, seen, EVENTS)
+                for event in events:
+                    head = f"id: {event['seq']}\nevent: {event['type']}\ndata: ".encode()
+                    yield head + orjson.dumps(event) + b"\n\n"
+                seen = events[-1]["seq"] if events else seen
+                silent = 0.0 if events else silent + STREAM_POLL_SECONDS
+                state = (await house.engine.load(saga, tenant)).state
+                if state.final and seen >= state.seq:
+                    return
+                if silent >= STREAM_ALIVE_SECONDS:
+                    silent = 0.0
+                    yield b": still here\n\n"
+                if seen >= state.seq:
+                    await asyncio.sleep(STREAM_POLL_SECONDS)
 
     return StreamingResponse(lines(), headers={"Cache-Control": "no-store"}, media_type="text/event-stream")

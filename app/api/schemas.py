@@ -72,6 +72,21 @@ class Body(BaseModel):
 class SagaRequest(Body):
     """A saga to start."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "saga": "order",
+                    "input": {"sku": "tea", "quantity": 2, "amount": 1990, "card": "4242"},
+                    "labels": {"customer": "4711"},
+                    "timeout": "15m",
+                }
+            ]
+        },
+    )
+
     saga: str = Field(description="Name of a definition", examples=["order"])
     input: Json = Field(description="What the definition's `input_schema` asks for", examples=[{"sku": "tea"}])
     version: int | None = Field(None, gt=0, description="Of the definition; the newest where it is not given")
@@ -215,8 +230,45 @@ class StepView(View):
     compensation: CompensationView
 
 
+SAGA: Final[dict[str, Any]] = {
+    "id": "01a20088-707d-7471-80b7-140b7fdea249",
+    "saga": "order",
+    "version": 3,
+    "idempotency_key": "order-1001",
+    "state": "EXECUTING",
+    "input": {"sku": "tea"},
+    "labels": {"customer": "4711"},
+    "current_step": "charge",
+    "completed_steps": [],
+    "steps": [
+        {
+            "name": "charge",
+            "service": "payment",
+            "state": "RUNNING",
+            "attempts": 1,
+            "output": None,
+            "error": None,
+            "next_attempt_at": None,
+            "started_at": "2026-11-21T23:19:00.120000Z",
+            "finished_at": None,
+            "compensation": {"state": "PENDING", "attempts": 0, "error": None, "next_attempt_at": None},
+        }
+    ],
+    "error": None,
+    "attention": None,
+    "paused": False,
+    "restarted_from": None,
+    "created_at": "2026-11-21T23:19:00.000000Z",
+    "updated_at": "2026-11-21T23:19:00.120000Z",
+    "deadline_at": "2026-11-21T23:34:00.000000Z",
+    "finished_at": None,
+}
+
+
 class SagaView(View):
     """`input` and `output` are left out of lists unless `payloads=true`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [SAGA]})
 
     id: str = Field(json_schema_extra={"format": "uuid"})
     saga: str = Field(examples=["order"])

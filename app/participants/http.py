@@ -9,6 +9,7 @@ from then: so it is over within its lease.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -127,7 +128,7 @@ class HttpParticipant:
         """No whole answer came."""
         name, left = self._service.name, sending.left_seconds
         if sending.over_at is None:
-            return not_sent(f"no connection to {name} could be made: {_said(error)}")
+            return not_sent(f"no connection to {name} could be made: {_unconnected(error)}")
         if sending.limit.expired():
             return unknown(f"{name} did not answer within {sending.attempt.timeout_seconds:g} s")
         if isinstance(error, aiohttp.ClientResponseError):
@@ -171,6 +172,14 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
             response.close()
             return None
     return bytes(content)
+
+
+def _unconnected(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {error.host!r} is not known"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno is not None:
+        return f"{error.host}:{error.port}: {os.strerror(error.os_error.errno)}"
+    return _said(error)
 
 
 def _said(error: Exception) -> str:

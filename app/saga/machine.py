@@ -255,6 +255,10 @@ def _micros(seconds: float) -> Micros:
     return round(seconds * SECOND)
 
 
+def _attempts(count: int) -> str:
+    return f"{count} attempt" if count == 1 else f"{count} attempts"
+
+
 def _plain(error: Error) -> dict[str, Any]:
     return {name: value for name, value in asdict(error).items() if value is not None}
 
@@ -431,7 +435,7 @@ def _attempt_failed(draft: _Draft, message: Answered, kind: RecordType = RecordT
     if past_pivot(draft.definition, state) and not holds:
         draft.record(kind, step, operation, message.attempt, retry_at=_retry_at(draft, message), **data)
         reason = (
-            f"{plan.name} has failed {call.attempts} times after the point of no return: {outcome.message}."
+            f"{plan.name} fails ({_attempts(call.attempts)} so far) after the point of no return: {outcome.message}."
             " It is repeated without limit; look at its service."
         )
         draft.raise_attention("retried-without-limit", reason, step)
@@ -748,7 +752,9 @@ def _advance_forward(draft: _Draft) -> None:
 
 def _raise_held(draft: _Draft, holding: tuple[int, ...]) -> None:
     errors = [draft.state.steps[position].action.error for position in holding]
-    told = "; ".join(f"{e.step} was {e.code} after {e.attempts} attempts: {e.message}" for e in errors if e is not None)
+    told = "; ".join(
+        f"{e.step} was {e.code} after {_attempts(e.attempts or 0)}: {e.message}" for e in errors if e is not None
+    )
     advice = "retry the step or skip it"
     if not past_pivot(draft.definition, draft.state):
         advice += ", or have the saga compensated"

@@ -27,15 +27,16 @@ class Services:
         self._all: dict[str, Service] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._puts = 0
 
     async def all(self) -> Mapping[str, Service]:
         """By name. What is old is read again in the background; only what was never read is waited for."""
-        age = time.monotonic() - self._read_at
-        if age > FRESH_SECONDS:
+        while (age := time.monotonic() - self._read_at) > FRESH_SECONDS:
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read())
-            if age == float("inf"):
-                await asyncio.shield(self._reading)
+            if age < float("inf"):
+                break
+            await asyncio.shield(self._reading)
         return self._all
 
     async def get(self, name: str) -> Service | None:
@@ -47,6 +48,7 @@ class Services:
         return found
 
     async def _read(self) -> None:
+        puts = self._puts
         try:
             self._all = await self.read()
         except DatabaseUnavailable:
@@ -56,7 +58,8 @@ class Services:
             return
         finally:
             self._reading = None
-        self._read_at = time.monotonic()
+        # What was put while it read may be missing from it.
+        self._read_at = time.monotonic() if puts == self._puts else float("-inf")
 
     async def read(self) -> dict[str, Service]:
         """As they are at this moment."""
@@ -66,6 +69,11 @@ class Services:
             row.name: Service(row.name, row.url, row.python, row.headers, tuple(row.secrets), row.max_in_flight)
             for row in rows
         }
+
+    async def close(self) -> None:
+        """Waits for a reading that is under way, so that it does not outlive the database's connections."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
 
     async def put(self, service: Service) -> bool:
         """Whether the service is new."""
@@ -85,5 +93,6 @@ class Services:
         async with self._database.begin() as connection:
             known = (await connection.execute(exists)).scalar_one_or_none() is not None
             await connection.execute(statement)
+        self._puts += 1
         self._read_at = float("-inf")
         return not known

@@ -64,21 +64,25 @@ class RunningHouse:
     # --- what only a test looks at ---
 
     async def check_histories(self) -> int:
-        """The fold of the history is the row, for every saga of the house; returns how many there are."""
-        connection = await asyncpg.connect(self.notice["database_url"])
-        try:
-            definitions = {}
-            for row in await connection.fetch("SELECT name, version, document FROM definition"):
-                definitions[row["name"], row["version"]] = parse_definition(orjson.loads(row["document"]), None)
-            sagas = await connection.fetch("SELECT id, definition, version, document FROM saga")
-            for saga in sagas:
-                definition = definitions[saga["definition"], saga["version"]]
-                rows = await connection.fetch("SELECT * FROM saga_event WHERE saga_id = $1 ORDER BY seq", saga["id"])
-                records = [_record(definition, row) for row in rows]
-                assert fold(definition, records) == unpack(orjson.loads(saga["document"]), len(definition.steps))
-            return len(sagas)
-        finally:
-            await connection.close()
+        return await check_histories(self.notice["database_url"])
+
+
+async def check_histories(database_url: str) -> int:
+    """The fold of the history is the row, for every saga of the database; returns how many there are."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        definitions = {}
+        for row in await connection.fetch("SELECT name, version, document FROM definition"):
+            definitions[row["name"], row["version"]] = parse_definition(orjson.loads(row["document"]), None)
+        sagas = await connection.fetch("SELECT id, definition, version, document FROM saga")
+        for saga in sagas:
+            definition = definitions[saga["definition"], saga["version"]]
+            rows = await connection.fetch("SELECT * FROM saga_event WHERE saga_id = $1 ORDER BY seq", saga["id"])
+            records = [_record(definition, row) for row in rows]
+            assert fold(definition, records) == unpack(orjson.loads(saga["document"]), len(definition.steps))
+        return len(sagas)
+    finally:
+        await connection.close()
 
 
 def _record(definition, row) -> Record:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from tests.api.conftest import Client, World
 
 YAML = b"""
@@ -42,13 +40,11 @@ async def test_what_is_not_there_is_not_found(world: World) -> None:
         assert (answer.status, answer.code) == (422, "filter-invalid"), query
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"  ", b"{", b"a: b: c", b"\xff\xfe", b"- [", b"a: 1\na: 2", b"&a [*a]", b"a\x00b"]
-)
-async def test_what_is_neither_yaml_nor_json_is_refused(world: World, data: bytes) -> None:
-    for method, path in (("PUT", "/definitions/order"), ("POST", "/definitions/validate")):
-        answer = await world.api(method, path, data=data)
-        assert (answer.status, answer.code) == (400, "body-not-yaml"), path
+async def test_what_is_neither_yaml_nor_json_is_refused(world: World) -> None:
+    for data in (b"", b"  ", b"{", b"a: b: c", b"\xff\xfe", b"- [", b"a: 1\na: 2", b"&a [*a]", b"a\x00b"):
+        for method, path in (("PUT", "/definitions/order"), ("POST", "/definitions/validate")):
+            answer = await world.api(method, path, data=data)
+            assert (answer.status, answer.code) == (400, "body-not-yaml"), (path, data)
 
 
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
@@ -70,25 +66,19 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "paths"), WRONG)
-async def test_a_wrong_definition_is_refused_with_every_fault(
-    world: World, change: dict[str, Any], paths: list[str]
-) -> None:
+async def test_a_wrong_definition_is_refused_with_every_fault(world: World) -> None:
     step = {"name": "a", "service": "shop", "action": "x", "compensation": "none"}
-    document = {"name": "order", "steps": [step], **change}
-    answer = await world.api.put("/definitions/order", document)
-    assert (answer.status, answer.code) == (422, "definition-invalid")
-    assert answer.paths == paths
-    if change != {"name": "other"}:
-        checked = await world.api.post("/definitions/validate", document)
-        assert (checked.status, checked.code, checked.paths) == (422, "definition-invalid", paths)
+    for change, paths in WRONG:
+        document = {"name": "order", "steps": [step], **change}
+        answer = await world.api.put("/definitions/order", document)
+        assert (answer.status, answer.code, answer.paths) == (422, "definition-invalid", paths), change
+        if change != {"name": "other"}:
+            checked = await world.api.post("/definitions/validate", document)
+            assert (checked.status, checked.code, checked.paths) == (422, "definition-invalid", paths), change
+    for document in (b"null", b"[]", b'"order"', b"5", b"order"):
+        answer = await world.api.put("/definitions/order", data=document)
+        assert (answer.status, answer.code) == (422, "definition-invalid"), document
     assert (await world.api.get("/definitions")).json["items"] == []
-
-
-@pytest.mark.parametrize("document", [b"null", b"[]", b'"order"', b"5", b"order"])
-async def test_what_is_no_definition_at_all_is_refused(world: World, document: bytes) -> None:
-    answer = await world.api.put("/definitions/order", data=document)
-    assert (answer.status, answer.code) == (422, "definition-invalid")
 
 
 async def test_a_definition_can_be_checked_without_being_registered(world: World) -> None:
@@ -128,6 +118,37 @@ async def test_a_diagram_is_mermaid(world: World) -> None:
     assert (svg.status, svg.code) == (406, "not-acceptable")
 
 
+WRONG_SERVICES: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["url"]),
+    ({"url": None}, ["url"]),
+    ({"url": 5}, ["url"]),
+    ({"url": "stock"}, ["url"]),
+    ({"url": "ftp://stock"}, ["url"]),
+    ({"url": "http://"}, ["url"]),
+    ({"url": "http://stock:99999"}, ["url"]),
+    ({"url": "http://stock/?a=b"}, ["url"]),
+    ({"url": "http://stock/#x"}, ["url"]),
+    ({"url": "http://a b"}, ["url"]),
+    ({"url": "http://[::1"}, ["url"]),
+    ({"python": "./ledger.py"}, ["python"]),
+    ({"url": "http://stock", "python": "os"}, ["python"]),
+    ({"url": "http://stock", "name": "other"}, ["name"]),
+    ({"url": "http://stock", "more": 1}, ["more"]),
+    ({"url": "http://stock", "headers": []}, ["headers"]),
+    ({"url": "http://stock", "headers": {"X": 1}}, ["headers"]),
+    ({"url": "http://stock", "headers": {"X y": "1"}}, ["headers"]),
+    ({"url": "http://stock", "headers": {"X": "a\r\nb: c"}}, ["headers"]),
+    ({"url": "http://stock", "headers": {"Idempotency-Key": "1"}}, ["headers"]),
+    ({"url": "http://stock", "headers": {"saga-id": "1"}}, ["headers"]),
+    ({"url": "http://stock", "max_in_flight": 0}, ["max_in_flight"]),
+    ({"url": "http://stock", "max_in_flight": 1.5}, ["max_in_flight"]),
+    ({"url": "http://stock", "secret": "short"}, ["secret"]),
+    ({"url": "http://stock", "secret": "whsec_*"}, ["secret"]),
+    ({"url": "http://stock", "secrets": []}, ["secrets"]),
+    ({"url": 5, "max_in_flight": "x", "foo": 1}, ["url", "max_in_flight", "foo"]),
+]
+
+
 class TestServices:
     async def test_one_is_registered_and_changed_without_showing_its_secrets(self, api: Client) -> None:
         secret = "whsec_" + "c2VjcmV0" * 4
@@ -153,43 +174,10 @@ class TestServices:
         rotated = await api.put("/services/stock", {"url": "http://stock", "secrets": [secret, secret[:-8]]})
         assert (rotated.status, rotated.json["max_in_flight"]) == (200, None)
 
-    @pytest.mark.parametrize(
-        ("body", "paths"),
-        [
-            ({}, ["url"]),
-            ({"url": None}, ["url"]),
-            ({"url": 5}, ["url"]),
-            ({"url": "stock"}, ["url"]),
-            ({"url": "ftp://stock"}, ["url"]),
-            ({"url": "http://"}, ["url"]),
-            ({"url": "http://stock:99999"}, ["url"]),
-            ({"url": "http://stock/?a=b"}, ["url"]),
-            ({"url": "http://stock/#x"}, ["url"]),
-            ({"url": "http://a b"}, ["url"]),
-            ({"url": "http://[::1"}, ["url"]),
-            ({"python": "./ledger.py"}, ["python"]),
-            ({"url": "http://stock", "python": "os"}, ["python"]),
-            ({"url": "http://stock", "name": "other"}, ["name"]),
-            ({"url": "http://stock", "more": 1}, ["more"]),
-            ({"url": "http://stock", "headers": []}, ["headers"]),
-            ({"url": "http://stock", "headers": {"X": 1}}, ["headers"]),
-            ({"url": "http://stock", "headers": {"X y": "1"}}, ["headers"]),
-            ({"url": "http://stock", "headers": {"X": "a\r\nb: c"}}, ["headers"]),
-            ({"url": "http://stock", "headers": {"Idempotency-Key": "1"}}, ["headers"]),
-            ({"url": "http://stock", "headers": {"saga-id": "1"}}, ["headers"]),
-            ({"url": "http://stock", "max_in_flight": 0}, ["max_in_flight"]),
-            ({"url": "http://stock", "max_in_flight": 1.5}, ["max_in_flight"]),
-            ({"url": "http://stock", "secret": "short"}, ["secret"]),
-            ({"url": "http://stock", "secret": "whsec_*"}, ["secret"]),
-            ({"url": "http://stock", "secrets": []}, ["secrets"]),
-            ({"url": 5, "max_in_flight": "x", "foo": 1}, ["url", "max_in_flight", "foo"]),
-        ],
-    )
-    async def test_a_wrong_one_is_refused_with_every_fault(
-        self, api: Client, body: dict[str, Any], paths: list[str]
-    ) -> None:
-        answer = await api.put("/services/stock", body)
-        assert (answer.status, answer.code, answer.paths) == (422, "service-invalid", paths)
+    async def test_a_wrong_one_is_refused_with_every_fault(self, api: Client) -> None:
+        for body, paths in WRONG_SERVICES:
+            answer = await api.put("/services/stock", body)
+            assert (answer.status, answer.code, answer.paths) == (422, "service-invalid", paths), body
         assert (await api.get("/services")).json == {"items": []}
 
     async def test_its_name_has_to_be_one(self, api: Client) -> None:

@@ -34,7 +34,7 @@ and not where `NO_COLOR` is set; they never say what words do not.
 
 def reference() -> str:
     lines = [OPENING]
-    root = click.Context(saga, info_name="saga")
+    root = click.Context(saga, info_name="saga", terminal_width=80, **saga.context_settings)
     for section, commands in SECTIONS.items():
         lines.append(f"## {section}\n")
         for name in commands:
@@ -55,8 +55,6 @@ def _described(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _help(command: click.Command, context: click.Context) -> str:
-    context.help_option_names = ["-h", "--help"]
-    context.max_content_width = context.terminal_width = 80
     lines = command.get_help(context).splitlines()
     return "\n".join(line.rstrip() for line in lines if "Show this message and exit." not in line)
 

@@ -33,8 +33,9 @@ def test_every_option_says_what_it_is_for() -> None:
             for each in command.commands.values():
                 check(each, f"{name} {each.name}")
 
-    for name in saga.list_commands(click.Context(saga)):
-        command = saga.get_command(click.Context(saga), name)
+    root = click.Context(saga, **saga.context_settings)
+    for name in saga.list_commands(root):
+        command = saga.get_command(root, name)
         assert command is not None
         check(command, name)
 
