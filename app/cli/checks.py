@@ -1,42 +1,20 @@
-"""What a part needs before it can start: settings, a port, PostgreSQL, Redis. In sentences, without passwords."""
+"""What a part needs before it can start: settings, definitions, a port, Redis."""
 
-import asyncio
-import errno
 import os
-import re
-import socket
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import asyncpg
-import redis
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from pydantic import ValidationError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-import migrations
 from app.cli.output import Failure
 from app.observability import configure_logging, log
+from app.reach import NoAddress, NoAnswer, NoPort, ask_redis, probe_port
 from app.registration import RegistrationFailed, read_folder
 from app.settings import Settings, get_settings
 
-ANSWER_SECONDS = 5.0
 REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 0.5, 5.0
-
-
-class NoAnswer(Exception):  # noqa: N818 - a condition
-    """A server that does not answer, or not to us; a sentence without its password."""
-
-
-class NoAddress(NoAnswer):
-    """No server can ever answer there."""
 
 
 def read_settings(**options: str | int | None) -> Settings:
@@ -73,112 +51,9 @@ def check_sagas(folder: Path | None, services: Collection[str] | None) -> None:
 def check_port(host: str, port: int) -> None:
     """Whether uvicorn will get it: it would say so with less."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        with socket.socket(addresses[0][0], socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(addresses[0][4])
-    except (socket.gaierror, UnicodeError):
-        raise Failure(f"Nothing is known of a host {host}: choose another with --host or SAGA_HOST.") from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise Failure(f"Port {port} of {host} is taken: choose another with --port or SAGA_PORT.") from None
-        raise Failure(f"Port {port} of {host} cannot be used: {error.strerror or error}.") from None
-
-
-# --- PostgreSQL -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class AnsweringDatabase:
-    version: str
-    """Of PostgreSQL."""
-    ahead_seconds: float
-    """Of its clock, compared with this machine's."""
-    round_trip_seconds: float
-    revision: str | None
-    """Of the schema; None where there is none."""
-    known: tuple[str, ...]
-    """The revisions of the schema that this version of the program knows, newest last."""
-
-    @property
-    def missing(self) -> str | None:
-        """What has to be migrated; None also where the schema is newer than the program."""
-        if self.revision is None:
-            return "The database has not been migrated."
-        if self.revision in self.known[:-1]:
-            return f"The database is at revision {self.revision}, and {self.known[-1]} is needed."
-        return None
-
-    @property
-    def newer(self) -> bool:
-        """Whether a newer version of the program has migrated it."""
-        return self.revision is not None and self.revision not in self.known
-
-
-def ask_database(url: str) -> AnsweringDatabase:
-    """Raises NoAnswer."""
-
-    async def ask() -> tuple[str, float, float, str | None]:
-        connection = await asyncpg.connect(plain_url(url), timeout=ANSWER_SECONDS, command_timeout=ANSWER_SECONDS)
-        try:
-            sent = time.monotonic()
-            before = datetime.now(UTC)
-            now = await connection.fetchval("SELECT clock_timestamp()")
-            took = time.monotonic() - sent
-            ahead = (now - before).total_seconds() - took / 2
-            version = connection.get_server_version()
-            exists = await connection.fetchval("SELECT to_regclass('alembic_version')")
-            found = await connection.fetchval("SELECT version_num FROM alembic_version") if exists else None
-            return f"{version.major}.{version.minor}", ahead, took, found
-        finally:
-            await connection.close(timeout=ANSWER_SECONDS)
-
-    try:
-        version, ahead, took, revision = asyncio.run(ask())
-    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise _no_answer("PostgreSQL", "SAGA_DATABASE_URL", url, error) from None
-    return AnsweringDatabase(version, ahead, took, revision, known_revisions())
-
-
-def plain_url(url: str) -> str:
-    """As asyncpg reads it, whichever driver it names."""
-    return re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", url)
-
-
-def known_revisions() -> tuple[str, ...]:
-    config = Config()
-    config.set_main_option("script_location", migrations.__path__[0])
-    return tuple(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())[::-1]
-
-
-# --- Redis ------------------------------------------------------------------------------------------------------
-
-
-def ask_redis(url: str) -> str:
-    """What it is, and its version. Raises NoAnswer."""
-    about: dict[str, Any] = _of_redis(url, lambda client: client.info("server") if client.ping() else {})
-    if "valkey_version" in about:
-        return f"Valkey {about['valkey_version']}"
-    return f"Redis {about.get('redis_version', '')}".strip()
-
-
-def waiting_at_redis(url: str) -> int:
-    """How many clients wait there for messages, as workers do. Raises NoAnswer."""
-    clients: list[dict[str, str]] = _of_redis(url, lambda client: client.client_list())
-    return sum(each.get("cmd", "").startswith("brpop") for each in clients)
-
-
-def _of_redis(url: str, ask: Callable[[Any], Any]) -> Any:
-    try:
-        with redis.Redis.from_url(
-            url,
-            socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        ) as client:
-            return ask(client)
-    except (OSError, ValueError, redis.RedisError) as error:
-        raise _no_answer("Redis", "SAGA_REDIS_URL", url, error) from None
+        probe_port(host, port)
+    except NoPort as error:
+        raise Failure(str(error)) from None
 
 
 def wait_for_redis(url: str) -> None:
@@ -201,29 +76,3 @@ def wait_for_redis(url: str) -> None:
             return
         time.sleep(delay)
         delay = min(delay * 2, LONGEST_REPEAT_SECONDS)
-
-
-def _no_answer(title: str, variable: str, url: str, error: Exception) -> NoAnswer:
-    where, password = _place(url)
-    reason = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
-    if isinstance(error, TimeoutError):
-        reason = f"nothing came for {ANSWER_SECONDS:g} s"
-    if where is None or isinstance(error, ValueError):
-        # What is not understood is not repeated: it may hold the password in the wrong place.
-        advice = "a special character in a password is written as %40"
-        return NoAddress(f"{variable} is not an address of {title} ({advice}).")
-    if password:
-        reason = reason.replace(password, "...")
-    return NoAnswer(f"{title} at {where} ({variable}) does not answer: {reason.rstrip('.')}.")
-
-
-def _place(url: str) -> tuple[str | None, str | None]:
-    """Host, port and path of an address, and the password that stands in it; None where it cannot be read."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or parse_qs(parts.query).get("host", [""])[0], parts.port
-    except ValueError:
-        return None, None
-    if not parts.scheme or "//" not in url:
-        return None, None
-    return (host + (f":{port}" if port else "") + parts.path) or parts.scheme, parts.password

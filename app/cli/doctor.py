@@ -18,13 +18,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from app.cli.checks import NoAnswer, ask_database, ask_redis, read_settings, waiting_at_redis
+from app.cli.checks import read_settings
 from app.cli.output import TONES, Failure, clean, duration, say, tinted, wrapped
 from app.cli.server import START_ONE, Server, find_server, running_house
 from app.cli.validate import check
 from app.client import Unreachable
 from app.errors import Problem
 from app.local.directory import RunningHouse
+from app.reach import NoAnswer, ask_database, ask_redis, waiting_at_redis
 from app.saga.yaml12 import load_yaml
 from app.settings import Settings
 

@@ -11,18 +11,10 @@ import click
 from sqlalchemy.exc import DBAPIError
 
 from app import parts
-from app.cli.checks import (
-    AnsweringDatabase,
-    NoAddress,
-    NoAnswer,
-    ask_database,
-    check_port,
-    check_sagas,
-    read_settings,
-    wait_for_redis,
-)
+from app.cli.checks import check_port, check_sagas, read_settings, wait_for_redis
 from app.cli.output import Failure
 from app.errors import DatabaseUnavailable
+from app.reach import AnsweringDatabase, NoAddress, NoAnswer, ask_database
 from app.settings import Settings
 from app.store.database import Database
 from app.store.services import Services

@@ -84,7 +84,8 @@ async def serve(settings: Settings) -> AsyncIterator[tuple[Client, FastAPI]]:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    with socket.socket() as listening:
+    # With its protocol named: asyncio sets TCP_NODELAY only then, and without it an answer takes 40 ms.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         await server.startup([listening])
         if server.should_exit:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from app.cli import doctor
-from app.cli.checks import AnsweringDatabase
 from app.local.directory import RunningHouse
 from app.local.locks import lock_file
+from app.reach import AnsweringDatabase
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeApi, Says, problem
 

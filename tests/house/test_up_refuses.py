@@ -79,23 +79,27 @@ def test_a_data_directory_that_cannot_be_made_is_told(refuse: Refuse, tmp_path: 
         assert refuse(data=data) == f"Error: The data directory {data} cannot be used: Not a directory.\n"
 
 
+AT_DATABASE = "PostgreSQL at 127.0.0.1:1/x (SAGA_DATABASE_URL) does not answer: "
+NO_DATABASE_ADDRESS = "SAGA_DATABASE_URL is not an address of PostgreSQL"
+
+
 @pytest.mark.parametrize(
-    ("variable", "url", "place"),
+    ("variable", "url", "sentence"),
     [
-        ("SAGA_DATABASE_URL", "postgresql://me:hush@127.0.0.1:1/x", "PostgreSQL at postgresql://127.0.0.1:1/x"),
-        ("SAGA_DATABASE_URL", "postgresql://me:hush?hush@127.0.0.1:1/x", "PostgreSQL at postgresql://127.0.0.1:1/x"),
-        ("SAGA_DATABASE_URL", "postgresql://me:hush/hush@127.0.0.1:1/x", "PostgreSQL at postgresql://127.0.0.1:1/x"),
-        ("SAGA_DATABASE_URL", "mysql://127.0.0.1/x", "PostgreSQL at mysql://127.0.0.1/x"),
-        ("SAGA_REDIS_URL", "redis://:hush@127.0.0.1:1/0", "Redis at redis://127.0.0.1:1/0"),
-        ("SAGA_REDIS_URL", "redis://:hush/hush@127.0.0.1:1/0", "Redis at redis://127.0.0.1:1/0"),
-        ("SAGA_REDIS_URL", "unix:///nowhere/valkey.sock", "Redis at unix:///nowhere/valkey.sock"),
+        ("SAGA_DATABASE_URL", "postgresql://me:hush@127.0.0.1:1/x", AT_DATABASE),
+        ("SAGA_DATABASE_URL", "postgresql://me:hush?hush@127.0.0.1:1/x", NO_DATABASE_ADDRESS),
+        ("SAGA_DATABASE_URL", "postgresql://me:hush/hush@127.0.0.1:1/x", NO_DATABASE_ADDRESS),
+        ("SAGA_DATABASE_URL", "mysql://127.0.0.1/x", NO_DATABASE_ADDRESS),
+        ("SAGA_REDIS_URL", "redis://:hush@127.0.0.1:1/0", "Redis at 127.0.0.1:1/0 (SAGA_REDIS_URL) does not answer: "),
+        ("SAGA_REDIS_URL", "redis://:hush/hush@127.0.0.1:1/0", "SAGA_REDIS_URL is not an address of Redis"),
+        ("SAGA_REDIS_URL", "unix:///nowhere/valkey.sock", "Redis at /nowhere/valkey.sock (SAGA_REDIS_URL) does not"),
     ],
 )
 def test_a_server_that_does_not_answer_is_told_without_its_password(
-    refuse: Refuse, variable: str, url: str, place: str
+    refuse: Refuse, variable: str, url: str, sentence: str
 ) -> None:
     said = refuse({variable: url})
-    assert f"{place} ({variable}) does not answer: " in said
+    assert sentence in said
     assert "hush" not in said
 
 
