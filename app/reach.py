@@ -39,10 +39,10 @@ class NoPort(Exception):  # noqa: N818 - a condition
         self.taken = taken
 
 
-def probe_port(host: str, port: int) -> int:
-    """A port that can be listened on: this one, or for 0 a free one. Raises NoPort."""
+def probe_port(host: str, port: int, *, host_option: str = "--host", port_option: str = "--port") -> int:
+    """A port that can be listened on: this one, or for 0 a free one. Raises NoPort, which names the options."""
     if not 0 <= port < 65_536:  # getaddrinfo would take it modulo that
-        raise NoPort(f"There is no port {port}: choose one up to 65535 with --port.")
+        raise NoPort(f"There is no port {port}: choose one up to 65535 with {port_option}.")
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         with socket.socket(addresses[0][0], socket.SOCK_STREAM) as probe:
@@ -50,10 +50,10 @@ def probe_port(host: str, port: int) -> int:
             probe.bind(addresses[0][4])
             return int(probe.getsockname()[1])
     except (socket.gaierror, UnicodeError):
-        raise NoPort(f"Nothing is known of a host {host}: choose another with --host.") from None
+        raise NoPort(f"Nothing is known of a host {host}: choose another with {host_option}.") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise NoPort(f"Port {port} of {host} is taken: choose another with --port.", taken=True) from None
+            raise NoPort(f"Port {port} of {host} is taken: choose another with {port_option}.", taken=True) from None
         raise NoPort(f"Port {port} of {host} cannot be used: {error.strerror or error}.") from None
 
 

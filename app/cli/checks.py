@@ -51,7 +51,7 @@ def check_sagas(folder: Path | None, services: Collection[str] | None) -> None:
 def check_port(host: str, port: int) -> None:
     """Whether uvicorn will get it: it would say so with less."""
     try:
-        probe_port(host, port)
+        probe_port(host, port, host_option="--host or SAGA_HOST", port_option="--port or SAGA_PORT")
     except NoPort as error:
         raise Failure(str(error)) from None
 
