@@ -13,12 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import redis
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import migrations
+from app.store.schema import known_revisions
 
 ANSWER_SECONDS = 5.0
 
@@ -115,12 +113,6 @@ def ask_database(url: str) -> AnsweringDatabase:
 def plain_url(url: str) -> str:
     """As asyncpg reads it, whichever driver it names."""
     return re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", url)
-
-
-def known_revisions() -> tuple[str, ...]:
-    config = Config()
-    config.set_main_option("script_location", migrations.__path__[0])
-    return tuple(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())[::-1]
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ A process of its own: `python -m tests.participant [PORT]` prints its address, a
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 import time
 from collections import Counter, defaultdict
@@ -93,6 +94,13 @@ def answers(status: int, body: Any = None, **headers: str) -> Behaviour:
 def hangs() -> Behaviour:
     """Does nothing and never answers: the connection stays open until the participant is closed."""
     return Behaviour(hold=Hold(), does=False)
+
+
+def closed_port() -> int:
+    """Of loopback, where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @dataclass(frozen=True)

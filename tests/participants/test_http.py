@@ -37,6 +37,7 @@ from tests.participant import (
     Hold,
     Participant,
     answers,
+    closed_port,
 )
 from tests.waiting import until
 
@@ -403,12 +404,6 @@ async def test_the_history_keeps_the_head_of_an_answer_that_was_no_success(call:
 
 
 # --- no whole answer --------------------------------------------------------------------------------------------
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://nowhere.invalid", "http://127.0.0.1:{port}/x y"])

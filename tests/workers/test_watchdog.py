@@ -36,7 +36,10 @@ class Watched:
                 watched.ended.set()
                 self.stop()
 
-        self.dog = Told(Settings(redis_url=redis_url), self.slots, lambda: self.beat_at())
+        self.dog = Told(Settings(redis_url=redis_url), self.slots, self._beat_at)
+
+    def _beat_at(self) -> float:
+        return self.beat_at()
 
     def looked(self, times: int) -> None:
         for _ in range(times):
