@@ -29,10 +29,10 @@ up: $(READY) ## start the whole house on this machine (Ctrl-C ends it)
 	@$(BIN)/saga up --sagas examples/order/sagas
 
 test: $(READY) ## all tests, with embedded PostgreSQL and Valkey
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-quick: $(READY) ## the tests that take no processes: a minute
-	@$(BIN)/python -m pytest -q -m "not slow" tests/law tests/api tests/cli
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants
 
 check: $(READY) ## formatter, linter, types, import rules, lock file
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }

@@ -207,7 +207,11 @@ class Publisher:
         finally:
             self._task = None
 
-    async def _send(self, queues: dict[str, list[bytes]], rested: list[str]) -> None:
+    async def deliver(self, queue: str, task: str, args_of_each: Sequence[Sequence[Any]]) -> bool:
+        """Sends messages now, apart from what gathers; whether Redis has taken them."""
+        return await self._send({queue: [task_message(task, queue, args) for args in args_of_each]}, [])
+
+    async def _send(self, queues: dict[str, list[bytes]], rested: list[str]) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
         for queue, messages in queues.items():
             pipeline.lpush(queue, *messages)
@@ -225,8 +229,9 @@ class Publisher:
                     "redis is away (%s): %d messages are left to the sweep", error or type(error).__name__, lost
                 )
             self.last_failure = time.monotonic()
-        else:
-            self.last_failure = None
+            return False
+        self.last_failure = None
+        return True
 
     async def depths(self) -> dict[str, int] | None:
         """Messages in each queue; None where Redis does not answer."""

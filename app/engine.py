@@ -258,26 +258,30 @@ class Engine:
         if not transition.records or transition.records[0].attempt is None:
             return
         started = transition.records[0]
-        await probes.passed(probes.PERFORM_CLAIMED, saga_id=saga.id, step=name, operation=operation)
+        await probes.passed(
+            probes.PERFORM_CLAIMED, saga_id=saga.id, step=saga.definition.steps[step].name, operation=operation
+        )
         number = started.attempt or 0
         send_before = claimed.asked_at + self._settings.lease_grace / 2
-        if time.monotonic() > send_before:
-            # Its lease might be over before the participant is done; nothing has left the house, and that is certain.
-            outcome = not_sent("the worker came too late to send it")
-        else:
-            attempt = self._make_attempt(
-                claimed, step, operation, name, number, payload, started.data["key"], send_before
-            )
-            try:
+        key = started.data["key"]
+        attempt = self._make_attempt(claimed, step, operation, name, number, payload, key, send_before)
+        outcome: Outcome | None = None
+        try:
+            if time.monotonic() > send_before:
+                # Its lease might be over before the participant is done; nothing has left the house, that is certain.
+                outcome = not_sent("the worker came too late to send it")
+            else:
                 outcome = await participant(attempt)
-            except asyncio.CancelledError:
+            await probes.passed(probes.PERFORM_CALLED, saga_id=saga.id, step=attempt.step, operation=operation)
+            await self._answer(claimed, step, operation, number, outcome)
+        except asyncio.CancelledError:
+            # The worker stops. What it knows of the attempt is written all the same; twice is once.
+            if outcome is None:
                 left = send_before + attempt.timeout_seconds - time.monotonic()
                 outcome = unknown("its worker was stopped before the answer came", may_run_seconds=left)
-                with contextlib.suppress(Exception):
-                    await asyncio.shield(self._answer(claimed, step, operation, number, outcome))
-                raise
-        await probes.passed(probes.PERFORM_CALLED, saga_id=saga.id, step=name, operation=operation)
-        await self._answer(claimed, step, operation, number, outcome)
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self._answer(claimed, step, operation, number, outcome))
+            raise
 
     def _make_attempt(
         self,
@@ -320,7 +324,6 @@ class Engine:
 
     async def _answer(self, saga: Saga, step: int, operation: Operation, number: int, outcome: Outcome) -> None:
         """Writes an answer, whatever has moved meanwhile and even if PostgreSQL is away for a while."""
-        observability.attempt(saga.definition, step, operation, outcome)
         give_up = time.monotonic() + ANSWER_PATIENCE_SECONDS
         delay = 0.05
         while True:
@@ -333,6 +336,7 @@ class Engine:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2)
             else:
+                observability.attempt(saga.definition, step, operation, outcome)
                 return
 
     async def answer(

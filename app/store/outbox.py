@@ -17,7 +17,8 @@ LEASE: Final = timedelta(seconds=30)
 _LEASE: Final = """
     UPDATE outbox SET attempts = attempts + 1, due_at = clock_timestamp() + $2
     WHERE id IN (
-        SELECT id FROM outbox WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        SELECT id FROM outbox WHERE due_at <= clock_timestamp() AND topic = ANY($3)
+        ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     RETURNING id, topic, payload"""
 _DELETE: Final = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
@@ -34,9 +35,9 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._lane = database.lane()  # every sweep asks, so it is one statement on an open connection
 
-    async def lease(self, limit: int) -> list[OutboxRow]:
-        """Rows that are due, for half a minute ours."""
-        rows = await self._lane.run(lambda connection: connection.fetch(_LEASE, limit, LEASE))
+    async def lease(self, limit: int, topics: Sequence[str]) -> list[OutboxRow]:
+        """Rows that are due, for half a minute ours. `topics`: those that the caller can send."""
+        rows = await self._lane.run(lambda connection: connection.fetch(_LEASE, limit, LEASE, topics))
         return [OutboxRow(row["id"], row["topic"], orjson.loads(row["payload"])) for row in rows]
 
     async def sent(self, rows: Sequence[OutboxRow]) -> None:

@@ -321,8 +321,7 @@ async def test_what_was_too_late_in_every_attempt_is_not_undone(workshop: Worksh
 async def test_what_a_worker_held_that_is_lost_is_unknown_and_repeated(workshop: Workshop, probe: str) -> None:
     """A claimed attempt whose worker is lost is unknown, sent or not."""
     async with stalled(workshop, probe) as worker:
-        await workshop.until_due(worker.saga_id)
-        await workshop.sweep()
+        await workshop.sweep_until_moved(worker.saga_id)
         saga = await workshop.load(worker.saga_id)
         assert states(saga) == [CallState.RETRYING]
         assert saga.state.steps[0].action.unknown is True
@@ -337,8 +336,7 @@ async def test_what_a_worker_held_that_is_lost_is_unknown_and_repeated(workshop:
 async def test_a_late_success_ends_a_step_that_waits_to_be_repeated(workshop: Workshop) -> None:
     """The worker had stalled with the answer in its hand; the key of the repetition would be the same."""
     async with stalled(workshop, probes.PERFORM_CALLED, retry={"initial_delay": "1h"}) as worker:
-        await workshop.until_due(worker.saga_id)
-        await workshop.sweep()
+        await workshop.sweep_until_moved(worker.saga_id)
         assert states(await workshop.load(worker.saga_id)) == [CallState.RETRYING]
         await worker.wakes()
     saga = await workshop.load(worker.saga_id)
@@ -349,8 +347,7 @@ async def test_a_late_success_ends_a_step_that_waits_to_be_repeated(workshop: Wo
 @SHORT_LEASES
 async def test_a_late_failure_of_a_superseded_attempt_changes_nothing(workshop: Workshop) -> None:
     async with stalled(workshop, probes.PERFORM_CALLED, REFUSED, retry={"initial_delay": "1h"}) as worker:
-        await workshop.until_due(worker.saga_id)
-        await workshop.sweep()
+        await workshop.sweep_until_moved(worker.saga_id)
         before = await workshop.load(worker.saga_id)
         await worker.wakes()
     assert (await workshop.load(worker.saga_id)).state == before.state
@@ -361,8 +358,7 @@ async def test_a_zombie_that_wakes_after_another_has_done_its_work_changes_nothi
     workshop: Workshop, other: Workshop
 ) -> None:
     async with stalled(workshop, probes.PERFORM_CALLED, DONE_BUT_503) as zombie:
-        await workshop.until_due(zombie.saga_id)
-        await other.sweep()
+        await other.sweep_until_moved(zombie.saga_id)
         saga = await other.finish(zombie.saga_id)
         assert saga.state.state is SagaState.COMPLETED
         await zombie.wakes()
@@ -374,9 +370,8 @@ async def test_a_zombie_that_wakes_after_another_has_done_its_work_changes_nothi
 @SHORT_LEASES
 async def test_a_zombie_s_success_while_the_next_attempt_runs_is_not_taken_for_that_one_s(workshop: Workshop) -> None:
     async with stalled(workshop, probes.PERFORM_CALLED) as zombie:
-        await workshop.until_due(zombie.saga_id)
+        await workshop.sweep_until_moved(zombie.saga_id)
         hold = workshop.participant.hold("reserve")
-        await workshop.sweep()
         draining = asyncio.create_task(workshop.drain())
         await hold.reached.wait()
         await zombie.wakes()

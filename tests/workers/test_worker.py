@@ -106,7 +106,7 @@ async def test_told_to_end_it_cuts_off_what_hangs_and_writes_that_the_outcome_is
         assert await worker.ended() == 0, worker.log
     left = await world.house.engine.load(saga.id)
     call = left.state.steps[0].action
-    assert call.state is CallState.RETRYING
+    assert call.state is CallState.RETRYING, (call, worker.log)
     assert call.unknown
     assert call.quiet_until is not None, "what was cut off may still run at the participant"
     async with world.sweeping():
