@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from app import callbacks
+from app.attempts import Attempts
 from app.broker import Publisher
 from app.engine import Engine
 from app.participants.registry import Participants
+from app.recent import Recent
 from app.relay import Relay
 from app.settings import Settings
 from app.store.database import Database
@@ -20,6 +22,7 @@ from app.store.listing import Listing
 from app.store.outbox import Outbox
 from app.store.sagas import Sagas
 from app.store.services import Services
+from app.sweep import Sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,9 @@ class House:
     letters: Letters
     publisher: Publisher
     engine: Engine
+    attempts: Attempts | None
+    """Only in workers."""
+    sweeper: Sweeper
     relay: Relay
     participants: Participants | None
 
@@ -45,7 +51,11 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     sagas = Sagas(database, definitions)
     publisher = Publisher(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
-    engine = Engine(sagas, database, publisher, settings, participants, callbacks.maker(settings))
+    recent = Recent(database.clock) if worker else None
+    engine = Engine(sagas, database, publisher, settings, recent)
+    attempts = None
+    if participants is not None and recent is not None:
+        attempts = Attempts(engine, participants, recent, settings, callbacks.maker(settings))
     try:
         yield House(
             settings,
@@ -57,6 +67,8 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             Letters(database),
             publisher,
             engine,
+            attempts,
+            Sweeper(engine, publisher, settings),
             Relay(Outbox(database), publisher),
             participants,
         )

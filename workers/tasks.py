@@ -1,4 +1,4 @@
-"""Ids in, engine called, nothing else."""
+"""Ids in, the right room called, nothing else."""
 
 import functools
 from collections.abc import Callable, Coroutine
@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery
 
 from app import broker, observability
+from app.attempts import Attempts
 from app.house import House
 from app.saga.state import ACTION, COMPENSATION
 from workers.runtime import runtime
@@ -16,17 +17,23 @@ Parked = Callable[[], AbstractContextManager[None]]
 
 
 async def run_step(house: House, parked: Parked, saga_id: str, step: str) -> None:
-    await house.engine.perform(saga_id, step, ACTION, parked)
+    await _attempts(house).perform(saga_id, step, ACTION, parked)
 
 
 async def run_compensation(house: House, parked: Parked, saga_id: str, step: str) -> None:
-    await house.engine.perform(saga_id, step, COMPENSATION, parked)
+    await _attempts(house).perform(saga_id, step, COMPENSATION, parked)
 
 
 async def sweep(house: House, _: Parked) -> None:
-    counts = await house.engine.sweep()
+    counts = await house.sweeper.sweep()
     counts["relayed"] = await house.relay.drain()
     observability.swept(counts)
+
+
+def _attempts(house: House) -> Attempts:
+    if house.attempts is None:
+        raise RuntimeError("this process carries out no attempts")
+    return house.attempts
 
 
 TASKS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {

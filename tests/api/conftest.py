@@ -145,7 +145,7 @@ class World:
             ]
             if not due:
                 return (await self.api.get(f"/sagas/{saga_id}")).json
-            await asyncio.gather(*(self.worker.engine.perform(saga_id, *each) for each in due))
+            await asyncio.gather(*(self.worker.attempts.perform(saga_id, *each) for each in due))
 
     async def ran(self, saga: str = "order", **more: Any) -> dict[str, Any]:
         return await self.run((await self.submit(saga, **more))["id"])

@@ -94,7 +94,7 @@ async def test_a_worker_that_remembers_a_saga_as_it_no_longer_is_claims_what_is(
     await workshop.perform(first)
     (second,) = await workshop.rung()
     await other.perform(second)
-    assert saga_id in workshop.engine._recent
+    assert saga_id in workshop.engine._recent._sagas
     await workshop.perform(second)
     assert len(workshop.participant.requests("charge")) == 1
     assert (await workshop.load(saga_id)).state.state is SagaState.COMPLETED
@@ -109,7 +109,7 @@ async def test_a_worker_that_remembers_a_saga_that_was_paused_meanwhile_sends_no
     await workshop.perform(first)
     (second,) = await workshop.rung()
     await other.ask(saga_id, Pause)
-    assert saga_id in workshop.engine._recent
+    assert saga_id in workshop.engine._recent._sagas
     await workshop.perform(second)
     assert workshop.participant.requests("charge") == []
 

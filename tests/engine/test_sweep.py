@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from app import broker, engine
+from app import broker, sweep
 from app.house import open_house
 from app.saga import machine
 from app.saga.messages import Outcome, OutcomeKind
@@ -159,10 +159,10 @@ async def test_a_backlog_does_not_multiply_itself(workshop: Workshop) -> None:
     assert await workshop.depth() == 60
     for saga_id in ids:
         await workshop.until_due(saga_id)
-    assert (await workshop.sweep())["postponed"] == 60 - engine.RESENDS_AT_LEAST
+    assert (await workshop.sweep())["postponed"] == 60 - sweep.RESENDS_AT_LEAST
     for _ in range(5):
         await workshop.sweep()
-    assert await workshop.depth() == 60 + engine.RESENDS_AT_LEAST
+    assert await workshop.depth() == 60 + sweep.RESENDS_AT_LEAST
     await workshop.finish(*ids)
     assert len(workshop.participant.asked) == 60
 
@@ -210,7 +210,7 @@ async def test_when_redis_is_away_nothing_is_sent_again_and_the_rest_goes_on(
 
 @LONG
 async def test_more_than_one_sweep_can_take_at_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SWEEP_BATCH", 10)
+    monkeypatch.setattr(sweep, "BATCH", 10)
     await workshop.define({"name": "reserve", "when": "input.no"})
     at = await workshop.house.database.now()
     ids = await asyncio.gather(*(workshop.start(start_at=at + SECOND // 10) for _ in range(35)))

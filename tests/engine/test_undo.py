@@ -24,6 +24,7 @@ from tests.participant import (
     closed_port,
     hangs,
 )
+from tests.waiting import until
 
 from .workshop import QUICK, STEPS, Abandon, Pause, Resume, Retry, SagaState, Skip, Stop, Workshop, states
 
@@ -101,6 +102,28 @@ async def test_a_refusal_after_an_unknown_attempt_does_not_make_it_certain(works
     assert saga.state.state is SagaState.FAILED
     assert workshop.participant.undone(saga.id) == ["charge", "reserve"]
     assert workshop.participant.standing(saga.id) == []
+
+
+async def test_an_attempt_that_was_not_sent_does_not_make_an_unknown_one_certain(workshop: Workshop) -> None:
+    """The first was done and its answer was lost; then the participant could not be reached any more."""
+    retry = {"max_attempts": 2, "initial_delay": "300ms", "jitter": 0}
+    await workshop.house.services.put(Service("away", url=workshop.participant.url))
+    await workshop.define("reserve", {"name": "charge", "service": "away", "retry": retry})
+    workshop.participant.on("charge", DONE_BUT_503)
+    saga_id = await workshop.start()
+    for _ in range(2):
+        (ring,) = await workshop.rung()
+        await workshop.perform(ring)
+    await workshop.house.services.put(Service("away", url=f"http://127.0.0.1:{closed_port()}"))
+    await until(workshop.depth)
+    (ring,) = await workshop.rung()
+    await workshop.perform(ring)
+    assert states(await workshop.load(saga_id))[1] is CallState.EXHAUSTED
+    await workshop.house.services.put(Service("away", url=workshop.participant.url))
+    saga = await workshop.finish(saga_id)
+    assert saga.state.state is SagaState.FAILED
+    assert workshop.participant.undone(saga_id) == ["charge", "reserve"]
+    assert workshop.participant.standing(saga_id) == []
 
 
 async def test_a_step_is_not_undone_while_a_cut_off_attempt_of_it_may_still_run(workshop: Workshop) -> None:

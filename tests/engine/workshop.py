@@ -100,7 +100,7 @@ class Workshop:
         return found
 
     async def perform(self, ring: Ring) -> None:
-        await self.engine.perform(ring.saga_id, ring.step, ring.operation)
+        await self.house.attempts.perform(ring.saga_id, ring.step, ring.operation)
 
     async def drain(self) -> int:
         """Carries out what is rung until nothing is, and nothing will be in a moment; returns how much it was."""
@@ -136,13 +136,13 @@ class Workshop:
             assert time.monotonic() < give_up, f"not at rest: {[self.story(saga) for saga in waiting]}"
             due = min(saga.wake_at for saga in waiting if saga.wake_at is not None)
             await asyncio.sleep(max((due - await self.house.database.now()) / SECOND, 0) + 0.002)
-            await self.engine.sweep()
+            await self.house.sweeper.sweep()
 
     async def run(self, saga: str = "order", saga_input: Any = None, **more: Any) -> Saga:
         return await self.finish(await self.start(saga, saga_input, **more))
 
     async def sweep(self) -> dict[str, int]:
-        return await self.engine.sweep()
+        return await self.house.sweeper.sweep()
 
     async def until_due(self, saga_id: str) -> None:
         """Returns when the saga's time to be looked at has come."""

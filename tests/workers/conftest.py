@@ -62,7 +62,7 @@ class World:
     async def sweeping(self) -> AsyncIterator[None]:
         async def sweep() -> None:
             while True:
-                await self.house.engine.sweep()
+                await self.house.sweeper.sweep()
                 await asyncio.sleep(0.1)
 
         task = asyncio.create_task(sweep())

@@ -1,0 +1,106 @@
+"""The sweep: looks at every saga whose time has come, and lets the machine decide.
+
+Safe in any number: every write is guarded, and the loser does nothing. A saga that cannot be looked at does not keep
+the others from being looked at, and a backlog is not multiplied.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from app import broker
+from app.engine import Engine
+from app.errors import DatabaseUnavailable
+from app.observability import log
+from app.saga import rules
+from app.saga.messages import Transition, Woken
+from app.saga.state import SECOND, Micros
+from app.settings import Settings
+from app.store.sagas import Saga
+
+BATCH: Final = 500
+ROUNDS: Final = 20
+RESENDS_AT_LEAST: Final = 20
+"""Per batch, however long the queues are: a lost message is found behind any backlog, and adds little to it."""
+
+
+class Sweeper:
+    def __init__(self, engine: Engine, publisher: broker.Publisher, settings: Settings) -> None:
+        self._engine, self._publisher, self._settings = engine, publisher, settings
+
+    async def sweep(self) -> dict[str, int]:
+        """How many sagas were woken, postponed because it was too early, and lost to somebody quicker."""
+        counts = {"woken": 0, "postponed": 0, "raced": 0}
+        for _ in range(ROUNDS):
+            due = await self._engine.sagas.due(BATCH)
+            if due:
+                await self._wake(due, counts)
+            if len(due) < BATCH:
+                break
+        return counts
+
+    async def _wake(self, due: list[str], counts: dict[str, int]) -> None:
+        found = await asyncio.gather(*map(self._engine.sagas.load, due), return_exceptions=True)
+        moved: list[tuple[Saga, Transition]] = []
+        resent: list[tuple[Saga, Transition]] = []
+        later: list[tuple[Saga, Micros]] = []
+        failed: dict[str, BaseException] = {}
+        for saga_id, saga in zip(due, found, strict=True):
+            if isinstance(saga, BaseException):
+                failed[saga_id] = saga
+                continue
+            if saga is None:
+                continue
+            try:
+                transition = self._engine.step(saga, Woken(saga.read_at))
+            except Exception as error:  # noqa: BLE001 - told below
+                failed[saga_id] = error
+                continue
+            if _only_resends(transition):
+                resent.append((saga, transition))
+            elif transition.records:
+                moved.append((saga, transition))
+            elif (wake_at := rules.wake_at(saga.definition, saga.state, saga.read_at)) is not None:
+                later.append((saga, wake_at))
+        allowed = await self._resends_allowed(len(resent))
+        later += [(saga, self._later(saga, transition)) for saga, transition in resent[allowed:]]
+        writes = (*moved, *resent[:allowed])
+        results = await asyncio.gather(
+            *(self._engine.write(saga, transition, {}) for saga, transition in writes), return_exceptions=True
+        )
+        for (saga, _), result in zip(writes, results, strict=True):
+            if isinstance(result, BaseException):
+                failed[saga.id] = result
+        if later:
+            await self._engine.sagas.postpone(later)
+        counts["woken"] += sum(isinstance(result, Saga) for result in results)
+        counts["raced"] += sum(result is None for result in results)
+        counts["postponed"] += len(later)
+        if failed:
+            await self._give_way(failed)
+
+    def _later(self, saga: Saga, resent: Transition) -> Micros:
+        """When to look again at a saga whose messages are not sent again this time; what else it waits for comes."""
+        pause = saga.read_at + round(self._settings.redispatch_after * SECOND)
+        return min(pause, rules.wake_at(saga.definition, resent.state, saga.read_at) or pause)
+
+    async def _give_way(self, failed: Mapping[str, BaseException]) -> None:
+        """A saga that cannot be looked at is told about, and does not keep others from being looked at."""
+        for saga_id, error in failed.items():
+            if not isinstance(error, Exception) or isinstance(error, DatabaseUnavailable):
+                raise error
+            log.error("saga %s cannot be looked at", saga_id, exc_info=error)
+        await self._engine.sagas.put_off(list(failed), self._settings.redispatch_after)
+
+    async def _resends_allowed(self, wanted: int) -> int:
+        """A backlog must not multiply itself: what is probably still in the queue is not sent again."""
+        if wanted <= RESENDS_AT_LEAST:
+            return wanted
+        depths = await self._publisher.depths()
+        if depths is None:
+            return 0
+        return max(wanted - depths[broker.STEPS] - depths[broker.COMPENSATIONS], RESENDS_AT_LEAST)
+
+
+def _only_resends(transition: Transition) -> bool:
+    return bool(transition.records) and all(record.data.get("sends", 0) > 1 for record in transition.records)
