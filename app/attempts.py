@@ -17,7 +17,7 @@ from app import observability, probes
 from app.engine import Engine, now_of
 from app.errors import DatabaseUnavailable
 from app.observability import log
-from app.participants.contract import Attempt, Participant, not_sent, unknown
+from app.participants.contract import Attempt, Participant, unknown
 from app.participants.registry import Busy, Participants
 from app.recent import Recent
 from app.saga import expressions
@@ -106,11 +106,7 @@ class Attempts:
         attempt = self._make_attempt(claimed, step, operation, name, number, payload, key, send_before)
         outcome: Outcome | None = None
         try:
-            if time.monotonic() > send_before:
-                # Its lease might be over before the participant is done; nothing has left the house, that is certain.
-                outcome = not_sent("the worker came too late to send it")
-            else:
-                outcome = await participant(attempt)
+            outcome = await participant(attempt)
             await probes.passed(probes.PERFORM_CALLED, saga_id=saga.id, step=attempt.step, operation=operation)
             await self._answer(claimed, step, operation, number, outcome)
         except asyncio.CancelledError:

@@ -38,6 +38,9 @@ CAME_TO_REST: Final = "saga:rest"
 DEAD_LETTERS_KEPT: Final = 10_000
 """Notices in `saga.dlq`; the rows are the truth."""
 
+PATIENCE_SECONDS: Final = 0.002
+"""Added to a batch of messages while several go together."""
+
 REDIS_SECONDS: Final = 2.0
 """A Redis that is silent for longer counts as gone."""
 
@@ -165,6 +168,7 @@ class Publisher:
         self._queues: dict[str, list[bytes]] = {}
         self._rested: list[str] = []
         self._pending = 0
+        self._crowded = False
         self._task: asyncio.Task[None] | None = None
         self._timers: set[asyncio.TimerHandle] = set()
         self.last_failure: float | None = None
@@ -200,7 +204,9 @@ class Publisher:
     async def _run(self) -> None:
         try:
             while self._pending:
-                await asyncio.sleep(0)  # what is being written in this turn of the loop goes along
+                # What is being written in this turn of the loop goes along, and under load what comes just after.
+                await asyncio.sleep(PATIENCE_SECONDS if self._crowded else 0)
+                self._crowded = self._pending > 1
                 queues, rested = self._queues, self._rested
                 self._queues, self._rested, self._pending = {}, [], 0
                 await self._send(queues, rested)

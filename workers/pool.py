@@ -1,17 +1,16 @@
 """A Celery worker pool on one asyncio loop.
 
 Steps wait for the network, so one process carries out a hundred of them at a time. Chosen by
-`CELERY_CUSTOM_WORKER_POOL=workers.pool:AsyncioPool` and `--pool custom`. A task has a `coroutine`, which is run here in
-place of Celery's tracer; it takes the house, the slot's `parked` and the message's arguments.
+`CELERY_CUSTOM_WORKER_POOL=workers.pool:AsyncioPool` and `--pool custom`. A task has a `coroutine`, brought here
+by `workers.strategy`; it takes the house, the slot's `parked` and the message's arguments.
 """
 
 import asyncio
 import contextlib
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,8 @@ from workers.slots import QueueSlots
 from workers.watchdog import Watchdog
 
 SYSTEM_SLOTS = 4
+
+Coroutine = Callable[..., Awaitable[None]]
 
 
 class AsyncioPool(BasePool):
@@ -68,22 +69,11 @@ class AsyncioPool(BasePool):
 
     # --- in the consumer's thread ---
 
-    def on_apply(
-        self,
-        target: Any,  # noqa: ARG002 - Celery's tracer
-        args: tuple[Any, ...] = (),
-        kwargs: Any = None,  # noqa: ARG002
-        callback: Callable[..., Any] | None = None,
-        accept_callback: Callable[..., Any] | None = None,
-        **_: Any,
-    ) -> None:
-        name, _task_id, request, body, _content_type, _encoding = args
-        queue = request["delivery_info"]["routing_key"]
+    def take(self, name: str, coroutine: Coroutine, queue: str, body: str | bytes, done: Callable[[], None]) -> None:
+        """One message; `done` acknowledges it. What was cut off is not acknowledged, and goes back to its queue."""
         self.watchdog.heard()
         self._slots.take(queue)
-        if accept_callback is not None:
-            accept_callback(os.getpid(), time.monotonic())
-        self._inbox.append(_Job(name, queue, body, callback))
+        self._inbox.append(_Job(name, coroutine, queue, body, done))
         if not self._scheduled and runtime.loop is not None:
             self._scheduled = True
             runtime.loop.call_soon_threadsafe(self._begin)
@@ -95,14 +85,14 @@ class AsyncioPool(BasePool):
         while self._inbox:
             job = self._inbox.popleft()
             task = asyncio.get_running_loop().create_task(self._run(job))
+            if not self._running:
+                self._idle.clear()
             self._running[task] = job
-            self._idle.clear()
             task.add_done_callback(self._end)
 
     async def _run(self, job: "_Job") -> None:
-        body = orjson.loads(job.body) if isinstance(job.body, (str, bytes)) else job.body
-        task = self.app.tasks[job.name]
-        await task.coroutine(runtime.house, partial(self._parked, job), *body[0])
+        arguments, *_ = orjson.loads(job.body)
+        await job.coroutine(runtime.house, partial(self._parked, job), *arguments)
 
     @contextlib.contextmanager
     def _parked(self, job: "_Job") -> Iterator[None]:
@@ -122,8 +112,8 @@ class AsyncioPool(BasePool):
         if not task.cancelled() and (error := task.exception()) is not None:
             # The row's lease or its re-send repairs it; the message is of no further use.
             log.error("%s failed", job.name, exc_info=error)
-        if job.callback is not None and not task.cancelled():
-            job.callback((False, None, 0.0))  # acknowledges it; what was cut off goes back to its queue
+        if not task.cancelled():
+            job.done()
         self._give_back(job.queue)
         if not self._running:
             self._idle.set()
@@ -153,7 +143,9 @@ class AsyncioPool(BasePool):
 
 
 class _Job:
-    __slots__ = ("body", "callback", "name", "queue")
+    __slots__ = ("body", "coroutine", "done", "name", "queue")
 
-    def __init__(self, name: str, queue: str, body: Any, callback: Callable[..., Any] | None) -> None:
-        self.name, self.queue, self.body, self.callback = name, queue, body, callback
+    def __init__(
+        self, name: str, coroutine: Coroutine, queue: str, body: str | bytes, done: Callable[[], None]
+    ) -> None:
+        self.name, self.coroutine, self.queue, self.body, self.done = name, coroutine, queue, body, done

@@ -46,7 +46,7 @@ TASKS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
 def register(app: Celery) -> None:
     """Each task is a plain function for Celery's own pools, and carries the coroutine that ours runs."""
     for name, coroutine in TASKS.items():
-        task = app.task(name=name)(_blocking(coroutine))
+        task = app.task(name=name, Strategy="workers.strategy:direct")(_blocking(coroutine))
         task.coroutine = coroutine  # type: ignore[attr-defined]
 
 

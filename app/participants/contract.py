@@ -32,7 +32,8 @@ class Attempt:
     output: bytes | None
     timeout_seconds: float
     send_before: float
-    """By our monotonic clock: what has not left the house by then does not leave it (contract, section 5, rule 1)."""
+    """By our monotonic clock: what has not left the house by then does not leave it (contract, section 5, rule 1), or
+    its lease might be over before the participant is done."""
     deadline: datetime
     after_unknown: bool
     """An earlier attempt ended unknown, so a 409 may be the answer to the repetition."""
@@ -58,7 +59,7 @@ class Attempt:
 
 class Participant(Protocol):
     async def __call__(self, attempt: Attempt) -> Outcome:
-        """Never raises but for CancelledError: whatever goes wrong is an outcome."""
+        """Sends it before `send_before` or not at all. Never raises but for CancelledError: a fault is an outcome."""
         ...
 
 
@@ -74,3 +75,7 @@ def unknown(message: str, *, may_run_seconds: float = 0, **more: Any) -> Outcome
 
 def not_sent(message: str) -> Outcome:
     return Outcome(OutcomeKind.NOT_SENT, readable(message))
+
+
+def too_late() -> Outcome:
+    return not_sent("the worker came too late to send it")

@@ -22,7 +22,7 @@ import aiohttp
 import orjson
 from standardwebhooks import Webhook
 
-from app.participants.contract import HEAD_LENGTH, Attempt, not_sent, readable, unknown
+from app.participants.contract import HEAD_LENGTH, Attempt, not_sent, readable, too_late, unknown
 from app.saga.messages import Outcome, OutcomeKind
 from app.saga.service import Service
 from app.saga.state import ACTION
@@ -100,7 +100,7 @@ class HttpParticipant:
         started, content = time.monotonic(), None
         connect_seconds = min(attempt.timeout_seconds, attempt.send_before - started)
         if connect_seconds <= 0:
-            return not_sent("the worker came too late to send it")
+            return too_late()
         body = attempt.body()
         limit = asyncio.timeout(None)
         sending = _Sending(attempt, limit)

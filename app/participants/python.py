@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from app.participants.contract import Attempt, not_sent, readable, unknown
+from app.participants.contract import Attempt, not_sent, readable, too_late, unknown
 from app.saga.messages import Outcome, OutcomeKind
 from saga_participant import Call, Refused, handlers_of
 
@@ -98,6 +98,8 @@ class PythonParticipant:
 
     async def __call__(self, attempt: Attempt) -> Outcome:
         started = time.monotonic()
+        if started > attempt.send_before:
+            return too_late()
         outcome = await self._carry_out(attempt, _call(attempt))
         record = {**outcome.record, "ms": round((time.monotonic() - started) * 1000, 1)}
         return replace(outcome, record=record)

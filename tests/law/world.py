@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from app.saga import machine
 from app.saga.definition import Definition
+from app.saga.history import evolve
 from app.saga.messages import (
     Abandon,
     Answered,
@@ -42,7 +43,7 @@ from app.saga.messages import (
     Woken,
 )
 from app.saga.rules import paused, wake_at
-from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Micros, Operation, SagaState
+from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Micros, Operation, SagaState, State
 
 from .build import GRACE, ID, OPERATOR, T0, TIMING, check
 
@@ -439,7 +440,7 @@ class World:
         assert not any(r.step in below for r in running), "compensated while a later step is under way"
         assert not any((later, ACTION) in self.about_to_send for later in below)
 
-    def _watch(self, before: machine.State, transition: Transition) -> None:
+    def _watch(self, before: State, transition: Transition) -> None:
         """What the history may say, by what it has said before."""
         for record in transition.records:
             kind, step = record.type, record.step
@@ -454,19 +455,19 @@ class World:
                     self._watch_start(before, step)
                 if kind is RecordType.STEP_SUCCEEDED and step in self.definition.pivots:
                     self.past_pivot, self.turn_kept = True, False
-            elif kind is RecordType.COMPENSATION_SCHEDULED:
-                assert step in self.touched, "compensated, though it was never done and is not unknown"
-                assert self.definition.steps[step].compensation is not None
-            elif kind is RecordType.COMPENSATION_STARTED:
+            elif step is not None and kind is RecordType.COMPENSATION_SCHEDULED:
                 self._watch_undo(before, step)
+            elif kind is RecordType.COMPENSATION_STARTED:
+                assert not paused(self.definition, before), "a compensation is begun in a pause"
             if kind in {RecordType.SAGA_CANCELLED, RecordType.SAGA_TIMED_OUT} and not self.past_pivot:
                 self.turn_kept = True
             if kind is RecordType.COMPENSATION_BEGAN:
                 assert not self.past_pivot, "turned after the point of no return"
                 self.turn_kept = False
                 self.touched |= self.waiting
+            before = evolve(self.definition, before, record)
 
-    def _watch_start(self, before: machine.State, step: int) -> None:
+    def _watch_start(self, before: State, step: int) -> None:
         assert not paused(self.definition, before), "something new is sent in a pause"
         assert before.state is SagaState.EXECUTING
         for other in self.definition.dependencies[step]:
@@ -474,16 +475,19 @@ class World:
         if self.turn_kept:
             assert step in self.definition.pivots, "something but the pivot is sent while a turn is kept"
 
-    def _watch_undo(self, before: machine.State, step: int | None) -> None:
-        assert step is not None
-        assert not paused(self.definition, before), "a compensation is begun in a pause"
+    def _watch_undo(self, before: State, step: int) -> None:
+        assert step in self.touched, "compensated, though it was never done and is not unknown"
+        assert self.definition.steps[step].compensation is not None
+        if before.steps[step].compensation.state is not CallState.PENDING:
+            return  # it was begun before; what an operator retries below it comes too late for the order
+        if self.definition.on_compensation_failure == "halt" and before.steps[step].compensation.error is None:
+            assert all(r.compensation.state is not CallState.FAILED for r in before.steps), "begun after the halt"
         over = {CallState.COMPENSATED, CallState.RESOLVED, CallState.FAILED}
         for later in self.definition.downstream[step]:
             below = before.steps[later]
             assert below.action.state is not CallState.RUNNING
             if later in self.touched and self.definition.steps[later].compensation is not None:
-                again = below.compensation.error is not None
-                assert below.compensation.state in over or again, "undone before what depends on it"
+                assert below.compensation.state in over, "undone before what depends on it"
 
     def judge(self) -> None:
         """When nothing is coming any more: what the promise says, by the ledger."""

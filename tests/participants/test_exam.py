@@ -57,8 +57,8 @@ class Http(Sitter):
             does[behaviour] = Behaviour(body=b"" if value is None else value)
         self._participant.on(attempt.step, does[behaviour], operation=attempt.operation)
         outcome = await self._call(attempt)
-        asked = self._participant.asked[-1]
-        self.told = {**asked.body, "idempotency_key": asked.key}
+        for asked in self._participant.asked[-1:]:
+            self.told = {**asked.body, "idempotency_key": asked.key}
         return outcome
 
 
@@ -139,6 +139,14 @@ async def test_a_call_that_is_too_slow_is_given_up_at_its_timeout(sitter: Sitter
     # A thread cannot be stopped: it may run on until the lease is over. The others are over.
     plain = isinstance(sitter, Python) and sitter._plain
     assert outcome.may_run_seconds == (GRACE if plain else 0)
+
+
+async def test_what_comes_too_late_is_not_begun(sitter: Sitter) -> None:
+    """Contract, section 5, rule 1: later than half of the lease's grace after its claim nothing is sent."""
+    sitter.told = {}
+    outcome = await sitter("returns nothing", replace(ATTEMPT, send_before=time.monotonic() - 0.001))
+    assert (outcome.kind, outcome.may_run_seconds) == (OutcomeKind.NOT_SENT, 0)
+    assert sitter.told == {}
 
 
 async def test_an_output_over_the_limit_is_not_kept_and_the_outcome_unknown(sitter: Sitter) -> None:

@@ -21,6 +21,7 @@ from app.saga.messages import Outcome, OutcomeKind
 from app.saga.service import Service
 from app.settings import Settings
 from saga_participant import Call
+from tests.waiting import until
 
 from .attempts import ATTEMPT, LIMIT
 
@@ -133,8 +134,9 @@ async def test_a_plain_function_whose_thread_came_too_late_is_not_begun(run: Run
     release = threading.Event()
     threads.submit(release.wait, 10)
     called = []
-    task = asyncio.create_task(run(called.append, send_before=time.monotonic()))
-    await asyncio.sleep(0)
+    late = time.monotonic() + 0.05
+    task = asyncio.create_task(run(called.append, send_before=late))
+    await until(lambda: time.monotonic() > late)
     release.set()
     assert (await task).kind is OutcomeKind.NOT_SENT
     assert not called
