@@ -24,7 +24,6 @@ def options() -> dict[str, Any]:
     return {"lease_grace": 10, "redispatch_after": 0.5}
 
 
-@pytest.mark.slow
 async def test_an_answer_that_comes_while_postgresql_is_away_is_written_later(
     workshop: Workshop, servers: Servers
 ) -> None:
@@ -50,7 +49,6 @@ async def test_an_answer_that_comes_while_postgresql_is_away_is_written_later(
     assert [asked.attempt for asked in workshop.participant.asked] == [1, 1]
 
 
-@pytest.mark.slow
 async def test_a_restart_of_postgresql_under_load(workshop: Workshop, servers: Servers) -> None:
     """Messages that were taken meanwhile are lost, claims are in doubt: each saga goes on by itself."""
     await workshop.define(*({"name": step, "timeout": "1s"} for step in STEPS))
@@ -198,7 +196,6 @@ async def test_what_another_release_has_to_send_is_left_to_it(workshop: Workshop
     assert [row["topic"] for row in await workshop.rows("SELECT topic FROM outbox")] == ["news"]
 
 
-@pytest.mark.slow
 async def test_a_redis_that_is_silent_holds_nobody_up(workshop: Workshop, servers: Servers) -> None:
     """It accepts connections and does not answer."""
     await workshop.define("reserve", "charge")

@@ -120,7 +120,6 @@ async def test_a_server_that_is_not_there(tmp_path_factory: pytest.TempPathFacto
     await database.close()
 
 
-@pytest.mark.slow
 async def test_a_server_that_restarts_is_found_again(servers: Servers, database: Database) -> None:
     lane = database.lane()
     assert await one(lane) == 1
