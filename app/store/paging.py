@@ -38,7 +38,10 @@ def read_cursor(cursor: str) -> Place:
         raise ValueError("is not a cursor of ours") from None
     if found is None or check != _check(text):
         raise ValueError("is not a cursor of ours")
-    return Place(int(found[1]), UUID(found[2]))
+    place = Place(int(found[1]), UUID(found[2]))
+    if place.cursor() != cursor:  # the last character has bits that base64 does not use
+        raise ValueError("is not a cursor of ours")
+    return place
 
 
 def _check(text: bytes) -> bytes:
