@@ -7,7 +7,6 @@ holds up a request and is never retried for long.
 
 import asyncio
 import base64
-import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -254,12 +253,16 @@ class Publisher:
     async def flush(self) -> None:
         """Waits until everything that was rung has been sent or given up."""
         while self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])  # who gives up waiting does not end the sending
 
     async def close(self) -> None:
         for timer in self._timers:
             timer.cancel()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self.flush()
+        except TimeoutError:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
         await self._redis.aclose()

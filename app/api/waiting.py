@@ -103,10 +103,10 @@ class Waiting:
 
     async def close(self) -> None:
         for task in (self._listener, self._poller):
-            if task is not None:
+            # More than once: asyncio.wait_for of Python 3.11, which redis-py uses, can swallow a cancellation.
+            while task is not None and not task.done():
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait([task], timeout=1)
 
     async def _poll(self) -> None:
         """Looks for everybody who waits; ends with the last of them."""

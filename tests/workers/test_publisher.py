@@ -142,6 +142,21 @@ async def test_it_is_heard_again_as_soon_as_redis_is(
     assert depths[STEPS] == len(await rung(queue)) == 2
 
 
+async def test_who_gives_up_waiting_does_not_end_the_sending(
+    door: Door, publisher: Publisher, queue: redis.asyncio.Redis
+) -> None:
+    publisher.ring(STEPS, "the first", "gets no answer")
+    waiting = asyncio.create_task(publisher.flush())
+    await asyncio.wait_for(door.reached.wait(), 10)
+    publisher.ring(STEPS, RUN_STEP, "one", "reserve")
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    door.silent = False
+    await publisher.flush()
+    assert len(await rung(queue)) == 1
+
+
 async def test_what_is_rung_first_is_read_first(door: Door, publisher: Publisher, queue: redis.asyncio.Redis) -> None:
     door.silent = False
     for n in range(3):
