@@ -15,10 +15,10 @@ from app.house import open_house
 from app.saga.messages import Extend, Resume
 from app.saga.state import CallState
 from app.settings import Settings
-from tests.participant import BUSY, DONE_BUT_503, OK, REFUSED, Behaviour, Participant
+from tests.participant import DONE_BUT_503, OK, REFUSED, Behaviour, Participant
 from tests.waiting import until
 
-from .workshop import Cancel, Pause, Ring, SagaState, Stop, Workshop, states
+from .workshop import QUICK, Cancel, Pause, Ring, SagaState, Stop, Workshop, states
 
 SHORT_LEASES = pytest.mark.parametrize("options", [{"lease_grace": 0.4, "redispatch_after": 0.4}])
 PARALLEL = ({"name": "a", "depends_on": []}, {"name": "b", "depends_on": []})
@@ -114,21 +114,18 @@ async def test_a_worker_that_remembers_a_saga_that_was_paused_meanwhile_sends_no
     assert workshop.participant.requests("charge") == []
 
 
-async def test_a_step_that_another_worker_turned_back_is_done_although_this_one_remembers_otherwise(
+@SHORT_LEASES
+async def test_what_does_not_look_claimable_in_a_worker_s_memory_is_read_before_it_is_dropped(
     workshop: Workshop, other: Workshop
 ) -> None:
-    """What does not look claimable in memory is read before it is dropped."""
-    await workshop.define("reserve", "charge")
-    workshop.participant.on("charge", BUSY)
-    saga_id = await workshop.start()
-    (first,) = await workshop.rung()
-    await workshop.perform(first)
-    (second,) = await workshop.rung()
-    await workshop.perform(second)
-    await until(workshop.depth)
-    (again,) = await workshop.rung()
-    await workshop.perform(again)
-    assert (await workshop.load(saga_id)).state.state is SagaState.COMPLETED
+    """It stalled in the middle of the first attempt and remembers it as running; another has found it lost."""
+    async with stalled(workshop, probes.PERFORM_CALLED, DONE_BUT_503, retry=QUICK) as worker:
+        await other.sweep_until_moved(worker.saga_id)
+        await until(other.depth)
+        (again,) = await other.rung()
+        await workshop.perform(again)
+        assert [asked.attempt for asked in workshop.participant.asked] == [1, 2]
+        assert (await workshop.load(worker.saga_id)).state.state is SagaState.COMPLETED
 
 
 # --- two branches -----------------------------------------------------------------------------------------------

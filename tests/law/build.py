@@ -375,3 +375,11 @@ def shape(definition: Definition, state: State) -> str:
             word += f"/{record.compensation.state}" + ("?" if record.compensation.unknown else "")
         words.append(word)
     return " ".join(words)
+
+
+def compensating(*names: str, **more) -> Tale:
+    """All of these steps were done; a last one was refused."""
+    saga = Tale(chain(*names, "z", **more))
+    saga.does(*names)
+    saga.tries("z", "refuses")
+    return saga

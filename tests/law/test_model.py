@@ -21,7 +21,7 @@ Where the two differ on purpose (each is counted, and a difference that no longe
   skipped, or succeeds late after all. The model keeps it for ever. A kept cancel or timeout is kept by both.
 - NOT_NEEDED is written when the saga comes to rest; the model writes it as soon as it is known.
 
-`SAGA_MODEL_STATES` bounds the states of each configuration (4000 by default).
+`SAGA_MODEL_STATES` bounds the states of each configuration (3000 by default).
 """
 
 import os
@@ -56,7 +56,7 @@ from app.saga.state import ACTION, COMPENSATION, CallState, Operation, SagaState
 from .build import ID, OPERATOR, T0, TIMING, a_step, check, define
 from .protocol import model
 
-STATES = int(os.environ.get("SAGA_MODEL_STATES", "4000"))
+STATES = int(os.environ.get("SAGA_MODEL_STATES", "3000"))
 EVERYTHING = ("cancel", "pause", "retry", "skip", "resolve", "abandon")
 
 CONFIGURATIONS = {
@@ -91,6 +91,17 @@ CONFIGURATIONS = {
         "b": 2,
         "o": 1,
         "ops": ("cancel", "retry", "skip"),
+    },
+    "mended beside the pivot": {
+        "shape": "par2",
+        "none": (0, 1),
+        "pivot": 1,
+        "maxatt": 1,
+        "deadline": False,
+        "f": 0,
+        "b": 1,
+        "o": 1,
+        "ops": ("retry", "skip"),
     },
     "pivot after two": {"shape": "join", "none": (2,), "pivot": 2, "f": 1, "b": 1, "o": 1, "ops": ("cancel",)},
     "halt": {

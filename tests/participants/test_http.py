@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -470,16 +470,23 @@ class SlowResolver(aiohttp.abc.AbstractResolver):
         pass
 
 
-async def test_a_connection_that_comes_too_late_is_not_used(call: Call, participant: Participant) -> None:
-    call.session.connector._resolver = SlowResolver(0.2)
-    url = participant.url.replace("127.0.0.1", "participant.test")
-    # As if the loop had slept between the connection and the sending: the limit on connecting alone does not see it.
-    attempt = replace(ATTEMPT, send_before=time.monotonic() + 0.1)
-    blocked = asyncio.get_running_loop().call_later(0.05, time.sleep, 0.3)
-    outcome = await call(url=url, attempt=attempt)
-    blocked.cancel()
-    assert outcome.kind is NOT_SENT
-    assert not participant.asked
+async def test_a_connection_that_is_there_is_not_used_by_who_comes_too_late(
+    call: Call, participant: Participant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was in time when it began, and has been asleep since."""
+    assert (await call()).kind is SUCCEEDED
+    headers = HttpParticipant._headers
+
+    def slowly(*arguments: Any) -> dict[str, str]:
+        time.sleep(0.1)
+        return headers(*arguments)
+
+    monkeypatch.setattr(HttpParticipant, "_headers", slowly)
+    assert (await call(attempt=replace(ATTEMPT, send_before=time.monotonic() + 0.05))).kind is NOT_SENT
+    assert len(participant.asked) == 1
+    monkeypatch.undo()
+    assert (await call()).kind is SUCCEEDED
+    assert len(call.session.connector._conns) == 1
 
 
 async def test_the_timeout_counts_from_the_sending(call: Call, participant: Participant) -> None:
@@ -571,6 +578,7 @@ async def test_a_server_that_closes_kept_connections_does_not_look_like_a_failur
 # --- whatever it answers ----------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     status=st.integers(200, 999),
     headers=st.dictionaries(

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.participants import registry
@@ -166,6 +166,7 @@ async def test_more_than_so_many_do_not_wait(shop: Shop, monkeypatch: pytest.Mon
     assert {"undo", "other"} <= set(shop.inside)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 4),
     st.lists(st.sampled_from(["come", "come first", "go", "cancel", "more", "less"]), max_size=60),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DatabaseUnavailable
@@ -133,6 +133,7 @@ async def test_a_caller_that_goes_away_does_not_end_the_batch_of_the_others() ->
 WORDS = st.sampled_from(["a", "b", "c", "bad", "away"])
 
 
+@settings(deadline=None)
 @given(
     story=st.lists(st.tuples(WORDS, st.integers(0, 3), st.booleans()), max_size=40),
     limit=st.integers(1, 5),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DatabaseUnavailable
@@ -156,6 +156,7 @@ async def test_the_database_is_asked_for_the_time_only_where_no_reading_is_fresh
     assert database.clock._read_at > read_at
 
 
+@settings(deadline=None)
 @given(
     start=st.integers(0, 4_000_000_000),
     trips=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30),
@@ -191,6 +192,7 @@ def test_readings_narrow_the_bound() -> None:
     assert clock.tight
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4_000_000_000_000_000))
 def test_moments_keep_their_microseconds(at: int) -> None:
     assert to_micros(to_moment(at)) == at
