@@ -12,7 +12,7 @@ import orjson
 from app.instants import rfc3339
 from app.saga import rules
 from app.saga.definition import Definition
-from app.saga.state import UNDER_WAY, Attention, Call, CallState, Error, Micros, SagaState, State
+from app.saga.state import UNDER_WAY, Attention, Call, CallState, Error, Micros, State
 from app.store.sagas import INPUT, Saga, output_of
 
 ENDED: Final = frozenset(
@@ -103,7 +103,7 @@ def _step(saga: Saga, position: int, *, payloads: bool) -> dict[str, Any]:
         "started_at": _time(call.started_at),
         "finished_at": _time(call.finished_at),
         "compensation": {
-            "state": _compensation_state(saga, position),
+            "state": rules.compensation_state(saga.definition, saga.state, position),
             "attempts": undo.attempts,
             "error": None if undo.error is None else error_view(undo.error),
             "next_attempt_at": _next_attempt(undo),
@@ -116,17 +116,6 @@ def _step(saga: Saga, position: int, *, payloads: bool) -> dict[str, Any]:
 
 def _next_attempt(call: Call) -> str | None:
     return _time(call.due_at) if call.state is CallState.RETRYING else None
-
-
-def _compensation_state(saga: Saga, position: int) -> CallState:
-    if saga.definition.steps[position].compensation is None:
-        return CallState.NOT_NEEDED
-    state = saga.state.steps[position].compensation.state
-    if state is CallState.PENDING and saga.state.at_rest:
-        # PENDING at rest tells that the effect may still stand, as after an abandonment.
-        needed = rules.needs_compensation(saga.definition, saga.state, position)
-        return state if needed and saga.state.state is not SagaState.COMPLETED else CallState.NOT_NEEDED
-    return state
 
 
 def _current_step(definition: Definition, state: State) -> str | None:

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api import schemas
+from app.api import diagrams, schemas
 from app.api.dependencies import MayDefine, MayRead, house_of, read_body
 from app.api.filters import Query, whole
 from app.api.openapi import describe, parameter
@@ -17,7 +17,6 @@ from app.errors import Problem
 from app.instants import rfc3339
 from app.registration import check_definition
 from app.saga.definition import Definition, DefinitionInvalid, to_document
-from app.saga.diagram import mermaid
 from app.saga.fields import Fault, shown
 from app.saga.plan import plan
 from app.saga.yaml12 import YamlInvalid, load_yaml
@@ -135,15 +134,13 @@ async def validate(request: Request, _: MayRead) -> Response:
 @router.get(
     "/definitions/{name}/diagram",
     **describe(
-        "A definition as a picture, in Mermaid",
-        answers={200: "text/vnd.mermaid"},
+        "A definition as a picture: Mermaid, or SVG",
+        answers={200: diagrams.MERMAID},
         problems=(404, 406, 422),
         parameters=(VERSION,),
+        also=diagrams.ALSO,
     ),
 )
 async def diagram(request: Request, _: MayRead, name: str) -> Response:
     definition, _version = await _wanted(request, name)
-    accepted = request.headers.get("accept", "*/*")
-    if not any(kind in accepted for kind in ("*/*", "text/")):
-        raise Problem(406, "not-acceptable", "The diagram is text/vnd.mermaid.")
-    return Response(mermaid(definition), media_type="text/vnd.mermaid; charset=utf-8")
+    return await diagrams.diagram_response(request, definition)

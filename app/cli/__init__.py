@@ -31,9 +31,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "resume": ("repair", "Let a paused saga go on."),
         "extend": ("repair", "Give a saga more time."),
         "dead-letters": ("repair", "What was given up: list it, retry it, discard it."),
+        "notices": ("repair", "What a notify_url could not be told yet."),
     },
     "Commands for definitions": {
         "validate": ("validate", "Check definitions, without a server."),
+        "diagram": ("diagram", "Draw a definition, or a saga."),
         "definitions": ("sagas", "List the definitions."),
         "services": ("sagas", "List the services that take part."),
     },

@@ -11,6 +11,14 @@ def in_order(dependencies: Dependencies) -> list[int]:
     return list(TopologicalSorter(dict(enumerate(dependencies))).static_order())
 
 
+def levels_of(dependencies: Dependencies) -> list[int]:
+    """How far each position is from the start: the length of the longest path to it."""
+    levels = [0] * len(dependencies)
+    for position in in_order(dependencies):
+        levels[position] = max((levels[other] + 1 for other in dependencies[position]), default=0)
+    return levels
+
+
 def upstream_of(dependencies: Dependencies) -> tuple[frozenset[int], ...]:
     """All that each position waits for, directly or through others."""
     order = in_order(dependencies)
@@ -32,6 +40,21 @@ def downstream_of(upstream: Sequence[frozenset[int]]) -> tuple[frozenset[int], .
         for other in above:
             below[other].add(position)
     return tuple(map(frozenset, below))
+
+
+def reduced(dependencies: Dependencies, upstream: Sequence[frozenset[int]]) -> list[list[int]]:
+    """The dependencies without those that follow from others (transitive reduction: Aho, Garey and Ullman, 1972)."""
+    direct: list[list[int]] = []
+    for needed in dependencies:
+        above: set[int] = set()
+        kept = []
+        # Who has more upstream comes first: nobody is upstream of one that stands before it.
+        for other in sorted(needed, key=lambda other: len(upstream[other]), reverse=True):
+            if other not in above:
+                kept.append(other)
+                above |= upstream[other]
+        direct.append(sorted(kept))
+    return direct
 
 
 def circles(dependencies: Dependencies) -> Iterator[list[int]]:

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 
 from app.saga.definition import Definition
-from app.saga.graph import in_order
+from app.saga.graph import in_order, levels_of
 
 Groups = list[list[str]]
 
@@ -21,9 +21,7 @@ def plan(definition: Definition) -> dict[str, Groups | dict[str, Groups]]:
     nothing is, and the list is empty.
     """
     order = in_order(definition.dependencies)
-    levels = [0] * len(order)
-    for position in order:
-        levels[position] = max((levels[other] + 1 for other in definition.dependencies[position]), default=0)
+    levels = levels_of(definition.dependencies)
     forward: Groups = [[] for _ in range(max(levels) + 1)]
     for step, level in zip(definition.steps, levels, strict=True):
         forward[level].append(step.name)
