@@ -1,10 +1,22 @@
 """Every setting, from environment variables with the prefix SAGA_. Durations are seconds."""
 
+import base64
+import binascii
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _signing(given: SecretStr | None) -> SecretStr | None:
+    for secret in given.get_secret_value().split() if given is not None else ():
+        try:
+            base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            raise ValueError("must be whsec_ and bytes in base64, as Standard Webhooks has it") from None
+    return given
 
 
 class Settings(BaseSettings):
@@ -24,9 +36,12 @@ class Settings(BaseSettings):
 
     bootstrap_api_key: SecretStr | None = None
     admin_password: SecretStr | None = None
-    webhook_secret: SecretStr | None = None
+    webhook_secret: Annotated[SecretStr | None, AfterValidator(_signing)] = None
+    """Signs notices (Standard Webhooks). Several, with spaces between them, all sign: for rotation."""
     secret_key: SecretStr | None = None
     notify_hosts: str = "127.0.0.1,localhost,::1"
+    notify_for: float = Field(259_200, gt=0)
+    """A notice that nobody takes is given up after this long."""
 
     sweep_interval: float = Field(1, gt=0)
     redispatch_after: float = Field(10, gt=0)

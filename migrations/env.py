@@ -19,8 +19,9 @@ def run(connection: Connection) -> None:
         connection=connection, target_metadata=metadata, compare_server_default=True, transaction_per_migration=True
     )
     with context.begin_transaction():
-        # Two that migrate at once: the second waits for the first and finds nothing to do.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('saga migrations'))"))
+        # Two that migrate at once: the second waits for the first and finds nothing to do. The lock is the session's,
+        # since each migration has a transaction of its own.
+        connection.execute(text("SELECT pg_advisory_lock(hashtext('saga migrations'))"))
         context.run_migrations()
 
 

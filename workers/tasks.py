@@ -25,6 +25,8 @@ async def run_compensation(house: House, parked: Parked, saga_id: str, step: str
 
 
 async def sweep(house: House, _: Parked) -> None:
+    if house.courier is not None:
+        house.courier.wake()
     counts = await house.sweeper.sweep()
     counts["relayed"] = await house.relay.drain()
     observability.swept(counts)

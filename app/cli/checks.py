@@ -33,7 +33,13 @@ def read_settings(**options: str | int | None) -> Settings:
 
 def _fault(error: Any) -> str:
     name = "_".join(str(part) for part in error["loc"]).upper()
-    return f"SAGA_{name}={error['input']!s}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+    given = "" if _is_secret(str(error["loc"][0])) else f"={error['input']!s}"
+    return f"SAGA_{name}{given}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _is_secret(name: str) -> bool:
+    field = Settings.model_fields.get(name)
+    return field is not None and "SecretStr" in str(field.annotation)
 
 
 def check_sagas(folder: Path | None, services: Collection[str] | None) -> None:

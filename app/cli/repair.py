@@ -1,4 +1,4 @@
-"""What a person does to a saga: one call of the API each, drawn from one table; and the dead letters."""
+"""What a person does to a saga: one call of the API each, drawn from one table; the dead letters, and the notices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,7 +176,66 @@ _letter_command("retry", "Try again what was given up.", "tried again")
 _letter_command("discard", "Put a dead letter aside; its saga stays as it is.", "discarded")
 
 
+# --- notices ----------------------------------------------------------------------------------------------------
+
+
+@click.group("notices", cls=_WithDefault)
+def notices() -> None:
+    """What a notify_url could not be told yet. Alone, `saga notices` lists it."""
+
+
+@notices.command("list")
+@click.option("--status", type=click.Choice(["waiting", "failing", "given-up"]), help="Of which kind.  [default: all]")
+@click.option("--limit", type=click.IntRange(1, MOST_OF_A_PAGE), default=50, show_default=True, help="At most so many.")
+@json_option
+@speaks_http
+def list_notices(server: Server, status: str | None, limit: int, as_json: bool) -> None:
+    """List the notices that nobody has taken yet, and why."""
+    query = [("limit", str(limit)), *([("status", status)] if status else [])]
+    answer = server.client.get("/admin/api/notices", query)
+    found = answer.items("id", "saga_id", "type", "url", "status", "attempts", "created_at")
+    if as_json:
+        say(answer.text)
+        return
+    if not found:
+        say(f"No notice is {status}." if status else "Every notice was taken.")
+        return
+    rows = [
+        (
+            notice["id"],
+            notice["type"],
+            notice["status"],
+            notice["attempts"],
+            age((answer.at - created).total_seconds()) if (created := moment(notice["created_at"])) else "",
+        )
+        for notice in found
+    ]
+    heading, *lines = table(("ID", "TYPE", "STATUS", "TRIES", "AGE"), rows)
+    say(heading)
+    for line, notice in zip(lines, found, strict=True):
+        say(line)
+        say_indented(f"{notice['url']}: {notice.get('last_error') or 'not tried yet'}")
+        say(f"  saga show {notice['saga_id']}{server.options}")
+
+
+def _notice_command(name: str, words: str, told: str, reason: Option) -> None:
+    def run(server: Server, notice: str, reason: str | None, as_json: bool) -> None:
+        body = {} if reason is None else {"reason": reason}
+        answer = server.client.post(path_of("admin", "api", "notices", notice, name), body)
+        say(answer.text if as_json else f"Notice {clean(notice)} is {told}.")
+
+    decorated: Any = speaks_http(run)
+    for option in (json_option, reason, click.argument("notice", metavar="ID")):
+        decorated = option(decorated)
+    notices.command(name, help=words)(decorated)
+
+
+_notice_command("retry", "Send a notice again now, also one that was given up.", "sent again", _reason_if_any)
+_notice_command("discard", "Take a notice away; its receiver is not told.", "discarded", _reason)
+
+
 COMMANDS: Final[dict[str, click.Command]] = {
     **{name: _command(name, action) for name, action in ACTIONS.items()},
     "dead-letters": dead_letters,
+    "notices": notices,
 }

@@ -61,6 +61,16 @@ def test_wrong_settings_are_told_one_by_one(run: Run, set_environment: Callable[
     )
 
 
+def test_a_secret_that_cannot_sign_is_refused_and_not_shown(run: Run, set_environment: Callable[..., None]) -> None:
+    set_environment(SAGA_WEBHOOK_SECRET="whsec_bmV3 hunter2!")
+    result = run("worker")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: Settings are wrong:\n"
+        "  SAGA_WEBHOOK_SECRET: value error, must be whsec_ and bytes in base64, as Standard Webhooks has it\n"
+    )
+
+
 def test_an_empty_setting_is_none(run: Run, set_environment: Callable[..., None]) -> None:
     """As an .env file has it."""
     set_environment(SAGA_SWEEP_INTERVAL="", SAGA_DATABASE_URL="postgresql://127.0.0.1:1/saga")

@@ -1,4 +1,4 @@
-"""What a person does to sagas and dead letters: which call each command is."""
+"""What a person does to sagas, dead letters and notices: which call each command is."""
 
 import json
 from typing import Any
@@ -97,6 +97,54 @@ def test_what_the_state_does_not_allow_is_said_as_the_api_says_it(api: FakeApi, 
     result = run("pause", ID, *WHY)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"Error: {detail} (saga-at-rest)\n"
+
+
+# --- notices ----------------------------------------------------------------------------------------------------
+
+NOTICE = {
+    "id": "n-1",
+    "saga_id": ID,
+    "type": "saga.completed",
+    "url": "http://127.0.0.1:9/told",
+    "attempts": 3,
+    "last_error": "the receiver answered 503",
+    "next_attempt_at": "2026-11-21T23:00:08Z",
+    "created_at": "2026-11-21T22:58:00Z",
+    "status": "failing",
+}
+
+
+@pytest.mark.parametrize("arguments", [[], ["list"]])
+def test_notices_that_nobody_has_taken_are_listed(api: FakeApi, run: Run, arguments: list[str]) -> None:
+    waiting = {"id": "n-22", "type": "saga.failed", "attempts": 0, "last_error": None, "status": "waiting"}
+    api.answers["GET /admin/api/notices"] = page(NOTICE, NOTICE | waiting)
+    assert run("notices", *arguments).stdout == (
+        "ID    TYPE            STATUS   TRIES  AGE\n"
+        "n-1   saga.completed  failing  3      2m\n"
+        "  http://127.0.0.1:9/told: the receiver answered 503\n"
+        f"  saga show {ID}\n"
+        "n-22  saga.failed     waiting  0      2m\n"
+        "  http://127.0.0.1:9/told: not tried yet\n"
+        f"  saga show {ID}\n"
+    )
+    assert api.asked[0].query == [("limit", "50")]
+
+
+def test_notices_of_one_kind(api: FakeApi, run: Run) -> None:
+    api.answers["GET /admin/api/notices"] = page()
+    assert run("notices", "--status", "given-up").stdout == "No notice is given-up.\n"
+    assert ("status", "given-up") in api.asked[0].query
+    assert run("notices").stdout == "Every notice was taken.\n"
+
+
+def test_a_notice_is_sent_again_and_discarded(api: FakeApi, run: Run) -> None:
+    api.answers["POST /admin/api/notices/n-1/retry"] = Says(200, NOTICE)
+    assert run("notices", "retry", "n-1").stdout == "Notice n-1 is sent again.\n"
+    assert run("notices", "retry", "n-1", *WHY).exit_code == 0
+    api.answers["POST /admin/api/notices/n-1/discard"] = Says(200, NOTICE)
+    assert run("notices", "discard", "n-1").exit_code == 2
+    assert run("notices", "discard", "n-1", *WHY).stdout == "Notice n-1 is discarded.\n"
+    assert [asked.body for asked in api.asked] == [{}, BECAUSE, BECAUSE]
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------

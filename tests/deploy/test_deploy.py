@@ -43,6 +43,7 @@ METRICS = {
     "saga_stuck": set(),
     "saga_attention": {"saga"},
     "saga_dead_letters": {"saga"},
+    "saga_notices": {"status"},
     "saga_oldest_overdue_seconds": set(),
     "saga_queue_depth": {"queue"},
     "saga_sweep_total": {"result"},

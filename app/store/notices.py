@@ -1,0 +1,167 @@
+"""Notices: what a saga's `notify_url` still has to be told.
+
+A row is written with the transition that it tells of (`app.store.sagas`), leased by moving its `due_at`, and deleted
+when the receiver has taken it; what dies in between is leased again. One without `due_at` is given up, and stays until
+a person has it sent again or discards it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Delete, Update, case, delete, func, insert, null, select, tuple_, update
+
+from app.store.database import Database, to_micros, to_moment
+from app.store.paging import Place
+from app.store.tables import audit as audit_table
+from app.store.tables import notice as table
+
+LEASE: Final = timedelta(seconds=30)
+
+WAITING: Final = "waiting"
+FAILING: Final = "failing"
+GIVEN_UP: Final = "given-up"
+STATUSES: Final = (WAITING, FAILING, GIVEN_UP)
+
+STATUS: Final = case(
+    (table.c.due_at.is_(None), GIVEN_UP), (table.c.last_error.is_not(None), FAILING), else_=WAITING
+).label("status")
+
+# now(), not clock_timestamp(): a volatile function keeps PostgreSQL from looking the time up in an index.
+_LEASE: Final = """
+    WITH first AS (
+        SELECT id FROM notice WHERE attempts = 0 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ), again AS (
+        SELECT id FROM notice WHERE attempts > 0 AND due_at <= now() ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE notice AS n SET attempts = n.attempts + 1, due_at = now() + $3
+    FROM (SELECT id FROM first UNION ALL SELECT id FROM again) AS due WHERE n.id = due.id
+    RETURNING n.id, n.saga_id, n.type, n.url, n.body, n.attempts"""
+_TOLD: Final = "DELETE FROM notice WHERE id = $1"
+# Of this attempt: what a person has had sent again meanwhile begins anew.
+_FAILED: Final = """
+    UPDATE notice SET last_error = $3, due_at = CASE WHEN now() < since + $5 THEN now() + $4 END
+    WHERE id = $1 AND attempts = $2
+    RETURNING due_at IS NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    id: str
+    saga_id: str
+    type: str
+    url: str
+    body: bytes
+    attempt: int
+    """From 1 on: the one that this lease is for."""
+
+
+class Notices:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lane = database.lane()  # every sweep asks, so it is one statement on an open connection
+
+    # --- for who delivers them ---
+
+    async def lease(self, first: int, again: int) -> list[Notice]:
+        """What is due, for half a minute ours: at most so many that were not tried yet, and so many that were."""
+        rows = await self._lane.run(lambda connection: connection.fetch(_LEASE, first, again, LEASE))
+        return [
+            Notice(str(row["id"]), str(row["saga_id"]), row["type"], row["url"], row["body"], row["attempts"])
+            for row in rows
+        ]
+
+    async def told(self, notice: Notice) -> None:
+        await self._lane.run(lambda connection: connection.execute(_TOLD, notice.id))
+
+    async def failed(self, notice: Notice, error: str, delay_seconds: float, keep_seconds: float) -> bool:
+        """Puts it off, or gives it up where it has been tried for `keep_seconds`: whether it did that."""
+        delay, keep = timedelta(seconds=delay_seconds), timedelta(seconds=keep_seconds)
+        given_up = await self._lane.run(
+            lambda connection: connection.fetchval(_FAILED, notice.id, notice.attempt, error, delay, keep)
+        )
+        return bool(given_up)
+
+    # --- for people ---
+
+    async def page(
+        self, tenant: str, *, limit: int, after: Place | None = None, statuses: Sequence[str] = ()
+    ) -> tuple[list[dict[str, Any]], Place | None]:
+        """{id, saga_id, type, url, attempts, last_error, next_attempt_at, created_at, status}, newest first."""
+        statement = select(*_COLUMNS).where(table.c.tenant == tenant)
+        if statuses:
+            statement = statement.where(STATUS.in_(statuses))
+        if after is not None:
+            statement = statement.where(tuple_(table.c.created_at, table.c.id) < tuple_(to_moment(after.at), after.id))
+        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1)
+        async with self._database.connect() as connection:
+            rows = [_plain(row) for row in (await connection.execute(statement)).mappings()]
+        found = rows[:limit]
+        more = len(rows) > limit
+        return found, Place(found[-1]["created_at"], UUID(found[-1]["id"])) if more else None
+
+    async def send_again(self, notice_id: str, tenant: str, actor: str, reason: str | None) -> dict[str, Any] | None:
+        """Makes it due as if it had never been tried; the notice as it is then, or None where there is none."""
+        anew = {"attempts": 0, "since": func.now(), "due_at": func.now(), "last_error": null()}
+        return await self._act(update(table).values(anew), WAITING, notice_id, tenant, actor, "retry-notice", reason)
+
+    async def discard(self, notice_id: str, tenant: str, actor: str, reason: str) -> dict[str, Any] | None:
+        """Takes it away untold; the notice as it was, or None where there is none."""
+        return await self._act(delete(table), "discarded", notice_id, tenant, actor, "discard-notice", reason)
+
+    async def _act(
+        self,
+        act: Update | Delete,
+        status: str,
+        notice_id: str,
+        tenant: str,
+        actor: str,
+        action: str,
+        reason: str | None,
+    ) -> dict[str, Any] | None:
+        """With a line in the audit trail of its saga."""
+        this = (table.c.id == notice_id, table.c.tenant == tenant)
+        async with self._database.begin() as connection:
+            found = (await connection.execute(select(*_COLUMNS).where(*this).with_for_update())).mappings().first()
+            if found is None:
+                return None
+            acted = (await connection.execute(act.where(*this).returning(*_COLUMNS))).mappings().one()
+            about = {"notice": notice_id, "type": found["type"]}
+            line = {
+                "tenant": tenant,
+                "actor": actor,
+                "action": action,
+                "saga_id": found["saga_id"],
+                "reason": reason,
+                "before": {**about, "status": found["status"], "last_error": found["last_error"]},
+                "after": {**about, "status": status},
+            }
+            await connection.execute(insert(audit_table).values(**line))
+        return _plain(acted)
+
+
+_COLUMNS: Final = (
+    table.c.id,
+    table.c.saga_id,
+    table.c.type,
+    table.c.url,
+    table.c.attempts,
+    table.c.last_error,
+    table.c.due_at.label("next_attempt_at"),
+    table.c.created_at,
+    STATUS,
+)
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Ids as text and times in microseconds."""
+    due_at = row["next_attempt_at"]
+    return {
+        **{str(name): value for name, value in row.items()},
+        "id": str(row["id"]),
+        "saga_id": str(row["saga_id"]),
+        "next_attempt_at": None if due_at is None else to_micros(due_at),
+        "created_at": to_micros(row["created_at"]),
+    }
