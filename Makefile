@@ -46,6 +46,8 @@ format: $(READY) ## format, and mend what the linter can
 
 bench: $(READY) ## sagas per second, latency, CPU and memory, as JSON lines
 	@$(BIN)/python -m benchmarks.order
+	@$(BIN)/python -m benchmarks.listing
+	@$(BIN)/python -m benchmarks.beside
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

@@ -20,8 +20,9 @@ from app.observability import log
 from app.participants.contract import Attempt, Participant, unknown
 from app.participants.registry import Busy, Participants
 from app.recent import Recent
-from app.saga import expressions
-from app.saga.messages import Claim, ConditionFalse, Inexpressible, Message, Outcome, ParticipantMissing
+from app.saga import rules
+from app.saga.messages import Claim, Message, Outcome, OutcomeKind, ParticipantMissing
+from app.saga.preparing import prepare
 from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Operation
 from app.settings import Settings
 from app.store.database import to_moment
@@ -55,12 +56,16 @@ class Attempts:
         operation: Operation,
         parked: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """One attempt: claim, call, answer. A message that is late, doubled or about nothing is dropped."""
+        """One attempt: claim, call, answer; or one poll of an attempt that was accepted before.
+
+        A message that is late, doubled or about nothing is dropped.
+        """
         saga = self._recent.claimable(saga_id, step_name, operation) or await self._engine.sagas.load(saga_id)
         await probes.passed(probes.PERFORM_LOADED, saga_id=saga_id, step=step_name, operation=operation)
         if saga is None or (step := saga.definition.index.get(step_name)) is None:
             return
-        if saga.state.call(step, operation).state not in {CallState.SCHEDULED, CallState.RETRYING}:
+        poll = saga.state.call(step, operation).poll
+        if poll is None and saga.state.call(step, operation).state not in {CallState.SCHEDULED, CallState.RETRYING}:
             return
         plan = saga.definition.steps[step]
         name = plan.action if operation == ACTION else plan.compensation or ""
@@ -72,7 +77,10 @@ class Attempts:
         try:
             # Slots are taken before the claim: what is claimed is sent at once.
             async with self._participants.slot(plan.service, operation, parked):
-                await self._attempt(saga, step, operation, name, participant)
+                if poll is None:
+                    await self._attempt(saga, step, operation, name, participant)
+                else:
+                    await self._poll(saga, step, operation, participant, poll)
         except Busy:
             log.info("%s is busy: %s of saga %s is left to the sweep", plan.service, step_name, saga_id)
 
@@ -117,6 +125,18 @@ class Attempts:
             with contextlib.suppress(Exception):
                 await asyncio.shield(self._answer(claimed, step, operation, number, outcome))
             raise
+
+    async def _poll(self, saga: Saga, step: int, operation: Operation, participant: Participant, url: str) -> None:
+        """Asks how an accepted attempt has ended. Nothing is claimed: asking twice does no harm."""
+        plan, call = saga.definition.steps[step], saga.state.call(step, operation)
+        key = f"{saga.id}/{rules.key_suffix(plan.name, operation, saga.state.steps[step].action.key)}"
+        send_before = time.monotonic() + self._settings.lease_grace / 2
+        attempt = self._make_attempt(saga, step, operation, "", call.attempts, b"null", key, send_before)
+        outcome = await participant.poll(attempt, url)
+        if outcome is not None and outcome.kind is OutcomeKind.PENDING:
+            await self._engine.answer(saga, step, operation, call.attempts, outcome)
+        elif outcome is not None:
+            await self._answer(saga, step, operation, call.attempts, outcome)
 
     def _make_attempt(
         self,
@@ -177,27 +197,19 @@ class Attempts:
 
 def _prepare(saga: Saga, step: int, operation: Operation) -> bytes | Message:
     """The input of a call, or why there is none. Pure but for the payloads that it reads."""
-    plan = saga.definition.steps[step]
-    given = saga.payloads.get(input_of(plan.name))
-    if plan.when is None and (plan.input is None or given is not None):
-        return given or saga.payloads.get(INPUT, b"null")
-    document = expressions.document(
-        saga.payload(INPUT),
-        {
-            other.name: (str(saga.state.steps[position].action.state), saga.payload(output_of(other.name)))
-            for position, other in enumerate(saga.definition.steps)
-            if position in saga.definition.upstream[step]
-        },
+    given = saga.payloads.get(input_of(saga.definition.steps[step].name))
+    decided = prepare(
+        saga.definition,
+        saga.state,
+        step,
+        operation,
+        at=saga.read_at,
         saga_id=saga.id,
         key=saga.key,
-        name=saga.definition.name,
+        renewed=given is not None,
+        saga_input=lambda: saga.payload(INPUT),
+        output=lambda name: saga.payload(output_of(name)),
     )
-    try:
-        first = operation == ACTION and saga.state.steps[step].action.attempts == 0
-        if first and plan.when is not None and not expressions.truthy(expressions.evaluate(plan.when, document)):
-            return ConditionFalse(saga.read_at, step)
-        if given is not None or plan.input is None:
-            return given or saga.payloads.get(INPUT, b"null")
-        return orjson.dumps(expressions.evaluate_mapping(plan.input, document))
-    except expressions.ExpressionFailed as error:
-        return Inexpressible(saga.read_at, step, operation, str(error))
+    if decided is None:
+        return given or saga.payloads.get(INPUT, b"null")
+    return orjson.dumps(decided) if isinstance(decided, dict) else decided

@@ -9,21 +9,25 @@ moves; a claim whose commit is in doubt is not ours. Not promised: that an attem
 once, with one key.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from app import broker, observability, probes
-from app.errors import Problem
+from app.errors import DatabaseUnavailable, Problem
+from app.notices import notice_of
+from app.observability import log
 from app.recent import Recent
-from app.saga import machine
+from app.saga import actions, machine, rules
 from app.saga.definition import Definition
 from app.saga.machine import Timing
-from app.saga.messages import Actor, Answered, FromOperator, Message, Outcome, RecordType, Transition
+from app.saga.messages import Actor, Admitted, Answered, FromOperator, Message, Outcome, RecordType, Refusal, Transition
 from app.saga.state import ACTION, SECOND, Micros, Operation
 from app.settings import Settings
 from app.store.database import Database
+from app.store.definitions import Definitions
 from app.store.sagas import INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, early_enough, new_id, output_of
 
 
@@ -52,13 +56,17 @@ class Engine:
     def __init__(
         self,
         sagas: Sagas,
+        definitions: Definitions,
         database: Database,
         publisher: broker.Publisher,
         settings: Settings,
         recent: Recent | None = None,
     ) -> None:
-        self.sagas, self._database, self._publisher, self._recent = sagas, database, publisher, recent
+        self.sagas, self._definitions, self._database = sagas, definitions, database
+        self._publisher, self._recent = publisher, recent
         self._timing = Timing(settings.lease_grace, settings.redispatch_after)
+        self._wanted: set[str] = set()  # definitions of which somebody may be admitted
+        self._admitting: asyncio.Task[None] | None = None
 
     # --- what people ask ---
 
@@ -120,7 +128,7 @@ class Engine:
                 )
             transition = self.step(saga, message(saga.read_at, saga))
             if (refusal := transition.refusal) is not None:
-                raise Problem(409, refusal.code, refusal.detail, state=str(saga.state.state))
+                raise not_allowed(saga, refusal)
             if not transition.records:
                 return saga
             audit = AuditEntry(
@@ -169,6 +177,40 @@ class Engine:
                 return written, transition
             saga = await self.load(saga.id)
 
+    async def admit(self, name: str) -> int:
+        """Starts sagas of that definition which wait for a place, first come, first served, while there are any."""
+        transitions: dict[str, Transition] = {}
+
+        def start(saga: Saga) -> Write:
+            transition = transitions[saga.id] = self.step(saga, Admitted(saga.read_at))
+            return _write_of(saga, transition)
+
+        admitted = 0
+        while (newest := await self._definitions.latest(name)) is not None:
+            # The newest version's limit: who changes it means those too that wait already.
+            limit = (await self._definitions.get(name, newest)).max_concurrent
+            writes = await self.sagas.admit(name, limit, start)
+            for write in writes:
+                await self._after(write, transitions[write.saga.id])
+            admitted += len(writes)
+            if not writes:
+                break
+        return admitted
+
+    async def _admit_wanted(self) -> None:
+        try:
+            while self._wanted:
+                await asyncio.sleep(0)  # what else comes to rest in this turn of the loop goes along
+                await self.admit(self._wanted.pop())
+        except DatabaseUnavailable as error:
+            log.warning("places are given by the sweep: %s", error)
+        finally:
+            self._admitting = None
+
+    async def close(self) -> None:
+        if self._admitting is not None:
+            await asyncio.wait([self._admitting])
+
     def step(self, saga: Saga, message: Message) -> Transition:
         """What the message would change; nothing is written."""
         return machine.step(saga.definition, saga.state, message, saga_id=saga.id, timing=self._timing)
@@ -181,18 +223,23 @@ class Engine:
         audit: AuditEntry | None = None,
     ) -> Saga | None:
         """The saga as written; None where it has moved meanwhile and nothing was written."""
-        write = Write(
-            saga,
-            transition.state,
-            early_enough(saga, transition.state),
-            transition.records,
-            payloads,
-            transition.dead_letters,
-            transition.closed_letters,
-            audit,
+        write = _write_of(saga, transition, payloads, audit)
+        return await self._after(write, transition) if await self.sagas.write(write) else None
+
+    def ring(self, saga: Saga, step: int, operation: Operation, delay_seconds: float = 0) -> None:
+        """Has a worker look at this operation."""
+        action = operation == ACTION
+        self._publisher.ring(
+            broker.STEPS if action else broker.COMPENSATIONS,
+            broker.RUN_STEP if action else broker.RUN_COMPENSATION,
+            saga.id,
+            saga.definition.steps[step].name,
+            delay_seconds=delay_seconds,
         )
-        if not await self.sagas.write(write):
-            return None
+
+    async def _after(self, write: Write, transition: Transition) -> Saga:
+        """What follows a commit: memory, bell and counts."""
+        saga = write.saga
         await probes.passed(probes.APPLY_WRITTEN, saga_id=saga.id, records=transition.records)
         written = write.after()
         if self._recent is not None:
@@ -204,17 +251,38 @@ class Engine:
     def _written(self, saga: Saga, transition: Transition) -> None:
         """What follows a commit: the bell, and the count of what happened."""
         for dispatch in transition.dispatches:
-            action = dispatch.operation == ACTION
-            self._publisher.ring(
-                broker.STEPS if action else broker.COMPENSATIONS,
-                broker.RUN_STEP if action else broker.RUN_COMPENSATION,
-                saga.id,
-                saga.definition.steps[dispatch.step].name,
-                delay_seconds=dispatch.delay_seconds,
-            )
+            self.ring(saga, dispatch.step, dispatch.operation, dispatch.delay_seconds)
         if saga.state.at_rest:
             self._publisher.came_to_rest(saga.id)
+        waits = rules.waits_since(saga.definition, saga.state) is not None
+        if waits or (saga.state.at_rest and saga.definition.max_concurrent is not None):
+            self._wanted.add(saga.definition.name)
+            if self._admitting is None:
+                self._admitting = asyncio.create_task(self._admit_wanted())
         observability.transition(saga.definition, saga.state, transition)
+
+
+def _write_of(
+    saga: Saga, transition: Transition, payloads: Mapping[str, bytes] | None = None, audit: AuditEntry | None = None
+) -> Write:
+    write = Write(
+        saga,
+        transition.state,
+        early_enough(saga, transition.state),
+        transition.records,
+        payloads or {},
+        transition.dead_letters,
+        transition.closed_letters,
+        audit,
+    )
+    return write if saga.notify_url is None else replace(write, notice=notice_of(write.after(), transition))
+
+
+def not_allowed(saga: Saga, refusal: Refusal) -> Problem:
+    """Says why the saga's state does not allow an action, and which it does."""
+    state = saga.state
+    can = actions.allowed(saga.definition, state, now_of(saga))
+    return Problem(409, refusal.code, refusal.detail, state=str(state.state), allowed=can)
 
 
 def replay(found: tuple[Saga, bytes], digest: bytes) -> Saga:

@@ -13,12 +13,13 @@ from app.broker import Publisher
 from app.engine import Engine
 from app.participants.registry import Participants
 from app.recent import Recent
-from app.relay import Relay
+from app.relay import Courier, Relay
 from app.settings import Settings
 from app.store.database import Database
 from app.store.definitions import Definitions
 from app.store.letters import Letters
 from app.store.listing import Listing
+from app.store.notices import Notices
 from app.store.outbox import Outbox
 from app.store.sagas import Sagas
 from app.store.services import Services
@@ -34,12 +35,15 @@ class House:
     sagas: Sagas
     listing: Listing
     letters: Letters
+    notices: Notices
     publisher: Publisher
     engine: Engine
     attempts: Attempts | None
     """Only in workers."""
     sweeper: Sweeper
     relay: Relay
+    courier: Courier | None
+    """Only in workers."""
     participants: Participants | None
 
 
@@ -48,11 +52,12 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     """`worker`: whether attempts are carried out in this process."""
     database = Database(settings.database_url, pool=settings.database_pool)
     definitions, services = Definitions(database), Services(database)
-    sagas = Sagas(database, definitions)
+    sagas, notices = Sagas(database, definitions), Notices(database)
     publisher = Publisher(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
     recent = Recent(database.clock) if worker else None
-    engine = Engine(sagas, database, publisher, settings, recent)
+    courier = Courier(notices, settings) if worker else None
+    engine = Engine(sagas, definitions, database, publisher, settings, recent)
     attempts = None
     if participants is not None and recent is not None:
         attempts = Attempts(engine, participants, recent, settings, callbacks.maker(settings))
@@ -65,16 +70,21 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             sagas,
             Listing(database, sagas),
             Letters(database),
+            notices,
             publisher,
             engine,
             attempts,
             Sweeper(engine, publisher, settings),
             Relay(Outbox(database), publisher),
+            courier,
             participants,
         )
     finally:
+        if courier is not None:
+            await courier.close()
         if participants is not None:
             await participants.close()
+        await engine.close()
         await publisher.close()
         await services.close()
         await database.close()

@@ -18,6 +18,8 @@ PERFORM_CLAIMED: Final = "perform.claimed"
 PERFORM_CALLED: Final = "perform.called"
 PERFORM_WRITTEN: Final = "perform.written"
 PERFORM_RUNG: Final = "perform.rung"
+NOTICE_SENT: Final = "notice.sent"
+PLACES_COUNTED: Final = "places.counted"
 ALL: Final = (
     CREATE_WRITTEN,
     APPLY_WRITTEN,
@@ -26,6 +28,8 @@ ALL: Final = (
     PERFORM_CALLED,
     PERFORM_WRITTEN,
     PERFORM_RUNG,
+    NOTICE_SENT,
+    PLACES_COUNTED,
 )
 
 Hook = Callable[..., Awaitable[None]]

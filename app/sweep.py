@@ -14,7 +14,7 @@ from app.errors import DatabaseUnavailable
 from app.observability import log
 from app.saga import rules
 from app.saga.messages import Transition, Woken
-from app.saga.state import SECOND, Micros
+from app.saga.state import SECOND, Micros, Operation
 from app.settings import Settings
 from app.store.sagas import Saga
 
@@ -29,14 +29,17 @@ class Sweeper:
         self._engine, self._publisher, self._settings = engine, publisher, settings
 
     async def sweep(self) -> dict[str, int]:
-        """How many sagas were woken, postponed because it was too early, and lost to somebody quicker."""
-        counts = {"woken": 0, "postponed": 0, "raced": 0}
+        """How many sagas were woken, postponed because it was too early, lost to somebody quicker, and admitted."""
+        counts = {"woken": 0, "postponed": 0, "raced": 0, "admitted": 0}
         for _ in range(ROUNDS):
             due = await self._engine.sagas.due(BATCH)
             if due:
                 await self._wake(due, counts)
             if len(due) < BATCH:
                 break
+        for definition in await self._engine.sagas.places_waited_for():
+            # Places are given as they become free; this is for those that a dead process did not give.
+            counts["admitted"] += await self._engine.admit(definition)
         return counts
 
     async def _wake(self, due: list[str], counts: dict[str, int]) -> None:
@@ -44,6 +47,7 @@ class Sweeper:
         moved: list[tuple[Saga, Transition]] = []
         resent: list[tuple[Saga, Transition]] = []
         later: list[tuple[Saga, Micros]] = []
+        polls: list[tuple[Saga, int, Operation]] = []
         failed: dict[str, BaseException] = {}
         for saga_id, saga in zip(due, found, strict=True):
             if isinstance(saga, BaseException):
@@ -56,6 +60,8 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - told below
                 failed[saga_id] = error
                 continue
+            due_polls = rules.polls_due(transition.state, saga.wake_at or saga.read_at, saga.read_at)
+            polls += [(saga, step, operation) for step, operation in due_polls]
             if _only_resends(transition):
                 resent.append((saga, transition))
             elif transition.records:
@@ -71,6 +77,8 @@ class Sweeper:
         for (saga, _), result in zip(writes, results, strict=True):
             if isinstance(result, BaseException):
                 failed[saga.id] = result
+        for saga, step, operation in polls[: await self._resends_allowed(len(polls))]:
+            self._engine.ring(saga, step, operation)
         if later:
             await self._engine.sagas.postpone(later)
         counts["woken"] += sum(isinstance(result, Saga) for result in results)

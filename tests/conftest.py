@@ -62,6 +62,16 @@ def servers() -> Iterator[Servers]:
         shutil.rmtree(directory)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What a test has recorded as `told`: how much was enumerated, which seed repeats a run."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    for report in reports:
+        if getattr(report, "when", None) == "call":
+            for name, said in report.user_properties:
+                if name == "told":
+                    terminalreporter.write_line(f"{report.nodeid}: {said}")
+
+
 @pytest.fixture
 def database_url(servers: Servers) -> Iterator[str]:
     with servers.database() as url:

@@ -14,15 +14,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api import schemas
-from app.api.dependencies import Caller, MayAdmin, checked, house_of, if_match, read_json, saga_id
+from app.api.dependencies import Caller, MayAdmin, checked, etag, house_of, if_match, read_json, saga_id
 from app.api.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter, whole
 from app.api.openapi import describe, parameter
 from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, saga_response
 from app.api.submitting import check_input, find_definition, payload
-from app.engine import Submission, summary
+from app.engine import Submission, not_allowed, now_of, summary
 from app.errors import Problem
 from app.house import House
 from app.instants import rfc3339
+from app.saga.actions import refuse_restart, verdicts
 from app.saga.fields import shown
 from app.saga.messages import (
     Abandon,
@@ -38,6 +39,7 @@ from app.saga.messages import (
     Transition,
 )
 from app.saga.state import SECOND, Micros
+from app.store import notices
 from app.store.letters import OPEN, STATUSES
 from app.store.sagas import INPUT, AuditEntry, Saga, input_of, output_of
 
@@ -118,6 +120,30 @@ async def find(request: Request, caller: MayAdmin) -> Response:
     if not any(name in query for name in SAGA_FILTERS):
         wanted = replace(wanted, attention=True)
     return await list_response(house_of(request), query, wanted)
+
+
+@router.get(
+    "/sagas/{id}/actions",
+    **describe(
+        "What may be done to a saga as it stands",
+        "By action: whether its state allows it, the code and the sentence of the 409 where it does not, and the"
+        " steps that it may be done to.",
+        answers={200: schemas.ActionsView},
+        problems=(404,),
+    ),
+)
+async def actions(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+    saga = await house_of(request).engine.load(saga_id(id), caller.tenant)
+    view: dict[str, Any] = {}
+    for action, verdict in verdicts(saga.definition, saga.state, now_of(saga)).items():
+        no = verdict.refusal
+        view[action] = {
+            "allowed": no is None,
+            "code": None if no is None else no.code,
+            "why": None if no is None else no.detail,
+            "steps": verdict.steps,
+        }
+    return json_response(view, headers={"ETag": etag(saga)})
 
 
 @router.post("/sagas/{id}/retry", **_action("Try again now what failed or waits for a retry", schemas.RetryRequest))
@@ -223,9 +249,8 @@ async def restart(request: Request, caller: MayAdmin, id: str) -> Response:  # n
     matches = if_match(request)
     if matches is not None and not matches(old):
         raise Problem(412, "saga-has-moved", f"Saga {old.id} has moved on since you looked at it; nothing was done.")
-    if not old.state.at_rest:
-        detail = f"The saga is {old.state.state}; only one that is at rest can be restarted."
-        raise Problem(409, "saga-not-at-rest", detail, state=str(old.state.state))
+    if (refusal := refuse_restart(old.state)) is not None:
+        raise not_allowed(old, refusal)
     definition, version = await find_definition(house, old.definition.name, None)
     value = wanted.input if "input" in wanted.model_fields_set else old.payload(INPUT)
     check_input(request.app.state.schemas, definition, version, value)
@@ -425,6 +450,100 @@ async def discard_letter(request: Request, caller: MayAdmin, id: str) -> Respons
     if not await house.letters.discard(letter["id"], caller.tenant, entry):
         raise _closed(letter["id"], "closed")
     return saga_response(await house.engine.load(letter["saga_id"], caller.tenant))
+
+
+# --- notices ----------------------------------------------------------------------------------------------------
+
+
+def _notice_status(text: str) -> str:
+    if text not in notices.STATUSES:
+        raise ValueError(f"must be one of {', '.join(notices.STATUSES)}, not {shown(text)}")
+    return text
+
+
+def _notice_view(notice: Mapping[str, Any]) -> dict[str, Any]:
+    next_attempt_at = notice["next_attempt_at"]
+    return {
+        **notice,
+        "next_attempt_at": None if next_attempt_at is None else rfc3339(next_attempt_at),
+        "created_at": rfc3339(notice["created_at"]),
+    }
+
+
+@router.get(
+    "/notices",
+    **describe(
+        "What a `notify_url` still has to be told, newest first",
+        answers={200: schemas.NoticePage},
+        problems=(422,),
+        parameters=(
+            parameter("status", "query", "`waiting`, `failing` or `given-up`. Several by commas, or repeated"),
+            parameter("limit", "query", "Default 50; more than 200 is 200"),
+            parameter("cursor", "query", "`next_cursor` of the page before"),
+        ),
+    ),
+)
+async def list_notices(request: Request, caller: MayAdmin) -> Response:
+    query = Query(request, ("status", *PAGING))
+    statuses = query.many("status", _notice_status, commas=True)
+    limit, place = query.limit(), query.place()
+    query.check()
+    found, following = await house_of(request).notices.page(caller.tenant, limit=limit, after=place, statuses=statuses)
+    cursor = None if following is None else following.cursor()
+    page = {"items": [_notice_view(notice) for notice in found], "next_cursor": cursor}
+    return json_response(page, headers=None if cursor is None else query.next_link(cursor))
+
+
+NOTICE_PROBLEMS: Final = (400, 404, 413, 422)
+
+
+@router.post(
+    "/notices/{id}/retry",
+    **describe(
+        "Send a notice again now",
+        "As if it had never been tried: its attempts, their distances and `SAGA_NOTIFY_FOR` count anew.",
+        body=schemas.CancelRequest,
+        body_required=False,
+        answers={200: schemas.NoticeView},
+        problems=NOTICE_PROBLEMS,
+    ),
+)
+async def retry_notice(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+    reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
+    house = house_of(request)
+    return _noticed(id, await house.notices.send_again(_notice_id(id), caller.tenant, caller.name, reason))
+
+
+@router.post(
+    "/notices/{id}/discard",
+    **describe(
+        "Take a notice away untold",
+        body=schemas.Reason,
+        answers={200: schemas.NoticeView},
+        problems=NOTICE_PROBLEMS,
+    ),
+)
+async def discard_notice(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+    reason = (await _read(request, schemas.Reason)).reason
+    house = house_of(request)
+    return _noticed(id, await house.notices.discard(_notice_id(id), caller.tenant, caller.name, reason))
+
+
+def _notice_id(id: str) -> str:  # noqa: A002
+    try:
+        return _uuid(id)
+    except ValueError:
+        raise _no_notice(id) from None
+
+
+def _noticed(id: str, notice: Mapping[str, Any] | None) -> Response:  # noqa: A002
+    if notice is None:
+        raise _no_notice(id)
+    return json_response(_notice_view(notice))
+
+
+def _no_notice(id: str) -> Problem:  # noqa: A002
+    return Problem(404, "notice-not-found", f"There is no notice {shown(id)}: none was made, or it was taken.")
 
 
 # --- the trace that is left -------------------------------------------------------------------------------------

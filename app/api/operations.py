@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -11,7 +12,9 @@ from typing import Any, Final
 import asyncpg
 import orjson
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from app import observability
@@ -23,6 +26,7 @@ from app.errors import DatabaseUnavailable, Problem
 from app.house import House
 from app.store.database import caused_by
 from app.store.gauges import Gauges, read_gauges
+from app.store.notices import STATUSES
 from app.store.schema import known_revisions, revision_of
 
 ACTIVE_STATES: Final = ("CREATED", "EXECUTING", "COMPENSATING")
@@ -105,44 +109,58 @@ class Scrapes:
         return self._registry
 
     async def _read(self) -> CollectorRegistry:
-        registry = CollectorRegistry()
-        Gauge("saga_build_info", "The version that runs", ["version"], registry=registry).labels(our_version()).set(1)
+        version = _gauge("saga_build_info", "The version that runs", {our_version(): 1}, "version")
         depths = asyncio.create_task(self._house.publisher.depths())
-        up = Gauge("saga_database_up", "Whether the gauges could be read from the database", registry=registry)
+        up, read = 0, []
         try:
             found = await read_gauges(self._house.database, self._house.settings.stuck_after)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable) and not caused_by(error, asyncpg.UndefinedTableError):
                 raise
         else:
-            up.set(1)
-            _fill(registry, found)
-        queues = Gauge("saga_queue_depth", "Messages that nobody has taken yet", ["queue"], registry=registry)
-        for queue, depth in (await depths or {}).items():
-            queues.labels(queue).set(depth)
+            up, read = 1, _gauges(found)
+        told = "Whether the gauges could be read from the database"
+        queues = _gauge("saga_queue_depth", "Messages that nobody has taken yet", await depths or {}, "queue")
+        registry = CollectorRegistry()
+        registry.register(_Read([version, GaugeMetricFamily("saga_database_up", told, up), *read, queues]))
         return registry
 
 
-def _fill(registry: CollectorRegistry, found: Gauges) -> None:
-    active = Gauge("saga_active", "Sagas that are not at rest", ["saga", "state"], registry=registry)
-    attention = Gauge("saga_attention", "Sagas that need a person", ["saga"], registry=registry)
-    letters = Gauge("saga_dead_letters", "Open dead letters", ["saga"], registry=registry)
+class _Read(Collector):
+    """What was read just now. A `Gauge` of its own would be kept in a file for each process under `saga up`, beside and
+    beyond what was read.
+    """
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> Metric:
+    """`values`: by the label, or by a tuple of them."""
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric([key] if isinstance(key, str) else list(key), value)
+    return family
+
+
+def _gauges(found: Gauges) -> list[Metric]:
     # A series that vanishes where it should fall to 0 keeps its alert.
-    for name in found.definitions:
-        attention.labels(name)
-        letters.labels(name)
-        for state in ACTIVE_STATES:
-            active.labels(name, state)
-    for (name, state), number in found.active.items():
-        active.labels(name, state).set(number)
-    for name, number in found.attention.items():
-        attention.labels(name).set(number)
-    for name, number in found.open_letters.items():
-        letters.labels(name).set(number)
+    none = dict.fromkeys(found.definitions, 0)
+    none_active = {(name, state): 0 for name in found.definitions for state in ACTIVE_STATES}
+    active = none_active | found.active
+    notices = dict.fromkeys(STATUSES, 0) | found.notices
     text_of_stuck = "Sagas under way without a change for SAGA_STUCK_AFTER that do not wait on purpose"
-    Gauge("saga_stuck", text_of_stuck, registry=registry).set(found.stuck)
-    overdue = Gauge("saga_oldest_overdue_seconds", "How late the sweep is", registry=registry)
-    overdue.set(max(found.oldest_overdue_seconds, 0))
+    return [
+        _gauge("saga_active", "Sagas that are not at rest", active, "saga", "state"),
+        _gauge("saga_attention", "Sagas that need a person", none | found.attention, "saga"),
+        _gauge("saga_dead_letters", "Open dead letters", none | found.open_letters, "saga"),
+        _gauge("saga_notices", "Notices that nobody has taken yet", notices, "status"),
+        GaugeMetricFamily("saga_stuck", text_of_stuck, found.stuck),
+        GaugeMetricFamily("saga_oldest_overdue_seconds", "How late the sweep is", max(found.oldest_overdue_seconds, 0)),
+    ]
 
 
 @router.get(

@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from app.api import schemas
+from app.api import diagrams, schemas
 from app.api.dependencies import (
     MayRead,
     MayStart,
@@ -121,6 +121,23 @@ async def show(request: Request, caller: MayRead, id: str) -> Response:  # noqa:
     if unchanged(request, tag):
         return Response(status_code=304, headers={"ETag": tag})
     return saga_response(saga)
+
+
+@router.get(
+    "/sagas/{id}/diagram",
+    **describe(
+        "One saga as a picture: Mermaid, or SVG",
+        "The steps of its definition, and how each action and compensation stands.",
+        answers={200: diagrams.MERMAID, 304: None},
+        problems=(404, 406),
+        parameters=(parameter("If-None-Match", "header", "An `ETag`: 304 where the saga has not moved since"),),
+        also=diagrams.ALSO,
+        headers={"ETag": "For `If-None-Match`"},
+    ),
+)
+async def diagram(request: Request, caller: MayRead, id: str) -> Response:  # noqa: A002
+    saga = await house_of(request).engine.load(saga_id(id), caller.tenant)
+    return await diagrams.diagram_response(request, saga.definition, saga.state)
 
 
 FILTER_PARAMETERS: Final = (

@@ -93,7 +93,9 @@ class SagaRequest(Body):
     labels: Labels | None = None
     timeout: Duration | None = None
     start_at: Instant | None = None
-    notify_url: str | None = Field(None, max_length=2000, description="Is told when the saga comes to rest")
+    notify_url: str | None = Field(
+        None, max_length=2000, description="Is told when the saga comes to rest or needs attention"
+    )
     idempotency_key: str | None = Field(None, description="In place of the header `Idempotency-Key`")
 
 
@@ -193,6 +195,7 @@ class ProblemView(BaseModel):
     detail: str = Field(examples=["There is no saga 0199aa00-0000-7000-8000-000000000000."])
     code: str = Field(examples=["saga-not-found"])
     errors: list[FaultView] = Field([], description="Where there are several faults")
+    allowed: list[str] = Field([], description="Of a 409: the actions that the saga's state allows")
 
 
 class ErrorView(View):
@@ -380,8 +383,48 @@ class LetterView(View):
     created_at: Time
 
 
+class ActionView(View):
+    allowed: bool
+    code: str | None = Field(description="Of the 409 where it is not")
+    why: str | None
+    steps: list[str] = Field(description="That it may be done to")
+
+
+class ActionsView(View):
+    """By action."""
+
+    retry: ActionView
+    restart: ActionView
+    skip: ActionView
+    resolve: ActionView
+    compensate: ActionView
+    abandon: ActionView
+    pause: ActionView
+    resume: ActionView
+    extend: ActionView
+
+
 class LetterPage(View):
     items: list[LetterView]
+    next_cursor: str | None
+
+
+class NoticeView(View):
+    """What a `notify_url` still has to be told; it is gone once it was."""
+
+    id: str = Field(description="Is sent as `webhook-id`")
+    saga_id: str
+    type: Literal["saga.completed", "saga.failed", "saga.compensation_failed", "saga.abandoned", "saga.attention"]
+    url: str
+    attempts: int
+    last_error: str | None
+    next_attempt_at: Time | None = Field(description="Null where it is given up")
+    created_at: Time
+    status: Literal["waiting", "failing", "given-up"]
+
+
+class NoticePage(View):
+    items: list[NoticeView]
     next_cursor: str | None
 
 

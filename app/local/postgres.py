@@ -81,6 +81,9 @@ class EmbeddedPostgres(EmbeddedServer):
             "max_wal_senders": "0",
             "io_method": "sync",  # three processes fewer; a database of this size is read from memory
             "jit": "off",
+            # Until its first round, queries of a fresh table are planned without statistics: a list of a first burst of
+            # sagas costs several times as much. By default that is a minute.
+            "autovacuum_naptime": "10s",
             "log_checkpoints": "off",
             "logging_collector": "off",
             "fsync": on_if_durable,

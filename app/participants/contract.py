@@ -62,6 +62,10 @@ class Participant(Protocol):
         """Sends it before `send_before` or not at all. Never raises but for CancelledError: a fault is an outcome."""
         ...
 
+    async def poll(self, attempt: Attempt, url: str) -> Outcome | None:
+        """Asks how an attempt that was accepted has ended; None where nothing was learned."""
+        ...
+
 
 def readable(text: str, limit: int = MESSAGE_LENGTH) -> str:
     """Text that came from outside, so that it can be stored and shown: no NUL, no lone surrogates, not endless."""

@@ -21,7 +21,9 @@ from typing import Any, Final
 import aiohttp
 import orjson
 from standardwebhooks import Webhook
+from yarl import URL
 
+from app.observability import log
 from app.participants.contract import HEAD_LENGTH, Attempt, not_sent, readable, too_late, unknown
 from app.saga.messages import Outcome, OutcomeKind
 from app.saga.service import Service
@@ -122,13 +124,44 @@ class HttpParticipant:
         else:
             name, left = self._service.name, sending.left_seconds
             outcome = judge(name, response.status, response.headers, content, attempt, left)
+            outcome = self._followed(outcome, str(response.url))
         return _recorded(outcome, started, content)
+
+    async def poll(self, attempt: Attempt, url: str) -> Outcome | None:
+        started, limit = time.monotonic(), asyncio.timeout(attempt.timeout_seconds)
+        _sending.set(_Sending(attempt, limit))
+        try:
+            async with (
+                limit,
+                self._session.get(url, headers=self._headers(attempt, b""), allow_redirects=False) as response,
+            ):
+                content = await _read(response, self._max_output_bytes)
+        except (aiohttp.ClientError, OSError, ValueError, _TooLate) as error:
+            # The work goes on, whether or not it can be asked about; `callback_timeout` bounds it.
+            log.info("%s cannot be asked about %s of saga %s: %s", url, attempt.step, attempt.saga_id, _said(error))
+            return None
+        if response.status in PROXY:
+            return None
+        outcome = judge(self._service.name, response.status, response.headers, content, attempt, 0)
+        return _recorded(self._followed(outcome, url), started, content)
+
+    def _followed(self, outcome: Outcome, asked: str) -> Outcome:
+        """Polls go where calls go: a `Location` at another place than the service's own is not followed."""
+        if outcome.poll_url is None:
+            return outcome
+        try:
+            url = URL(asked).join(URL(outcome.poll_url))
+            own = url.origin() == URL(self._base).origin() and url.user is None
+        except ValueError:
+            url, own = URL(), False
+        ignored = {**outcome.record, "location_ignored": outcome.poll_url}
+        return replace(outcome, poll_url=str(url)) if own else replace(outcome, poll_url=None, record=ignored)
 
     def _broken(self, error: Exception, sending: _Sending) -> Outcome:
         """No whole answer came."""
         name, left = self._service.name, sending.left_seconds
         if sending.over_at is None:
-            return not_sent(f"no connection to {name} could be made: {_unconnected(error)}")
+            return not_sent(f"no connection to {name} could be made: {unconnected(error)}")
         if sending.limit.expired():
             return unknown(f"{name} did not answer within {sending.attempt.timeout_seconds:g} s")
         if isinstance(error, aiohttp.ClientResponseError):
@@ -174,7 +207,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     return bytes(content)
 
 
-def _unconnected(error: Exception) -> str:
+def unconnected(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {error.host!r} is not known"
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno is not None:

@@ -100,9 +100,12 @@ class PythonParticipant:
         started = time.monotonic()
         if started > attempt.send_before:
             return too_late()
-        outcome = await self._carry_out(attempt, _call(attempt))
+        outcome = await self._carry_out(attempt, call_of(attempt))
         record = {**outcome.record, "ms": round((time.monotonic() - started) * 1000, 1)}
         return replace(outcome, record=record)
+
+    async def poll(self, attempt: Attempt, url: str) -> Outcome | None:  # noqa: ARG002 - a function has no address
+        return None
 
     async def _carry_out(self, attempt: Attempt, call: Call) -> Outcome:
         future: Any = None
@@ -170,7 +173,8 @@ def _result(value: Any, error: BaseException | None) -> Any:
     return value
 
 
-def _call(attempt: Attempt) -> Call:
+def call_of(attempt: Attempt) -> Call:
+    """What a handler is given."""
     return Call(
         saga_id=attempt.saga_id,
         saga=attempt.saga,

@@ -127,7 +127,22 @@ def _succeeded(definition: Definition, state: State, record: Record) -> State:
 
 
 def _ended(saga: State, record: Record, how: CallState, **changes: Any) -> State:
-    return _change(saga, record, state=how, due_at=None, sends=0, finished_at=record.at, **changes)
+    step, operation = _operation(record)
+    call = replace(_rested(saga.call(step, operation)), state=how, finished_at=record.at, **changes)
+    return saga.with_call(step, operation, call)
+
+
+def _rested(call: Call) -> Call:
+    """Nothing is waited for any more."""
+    return replace(call, due_at=None, sends=0, poll=None, poll_every=None, poll_from=None)
+
+
+def _waiting(_: Definition, state: State, record: Record) -> State:
+    data = record.data
+    polled: dict[str, Any] = {}
+    if "poll" in data:
+        polled = {"poll": data["poll"], "poll_every": data["poll_every"], "poll_from": record.at}
+    return _change(state, record, state=CallState.WAITING, due_at=data["until"], **polled)
 
 
 def _error(data: Mapping[str, Any]) -> Error | None:
@@ -145,7 +160,8 @@ def _attempt_failed(_: Definition, state: State, record: Record) -> State:
         "quiet_until": max(filter(None, (call.quiet_until, quiet_until)), default=None),
     }
     if retry_at is not None:
-        return _change(state, record, state=CallState.RETRYING, due_at=retry_at, sends=0, **changes)
+        call = replace(_rested(call), state=CallState.RETRYING, **changes)
+        return state.with_call(step, operation, replace(call, due_at=retry_at))
     if operation == COMPENSATION:
         return _ended(state, record, CallState.FAILED, **changes)
     turned = state.state is SagaState.COMPENSATING
@@ -166,7 +182,7 @@ def _turned(_: Definition, state: State, record: Record) -> State:
             return call  # its answer is awaited
         # Nobody waits for a callback once the saga has turned, so what the participant did is not known.
         unknown = call.unknown or call.state is CallState.WAITING
-        return replace(call, state=CallState.CANCELLED, due_at=None, sends=0, unknown=unknown, finished_at=record.at)
+        return replace(_rested(call), state=CallState.CANCELLED, unknown=unknown, finished_at=record.at)
 
     steps = tuple(StepRecord(cancelled(step.action), step.compensation) for step in state.steps)
     return replace(
@@ -214,7 +230,7 @@ def _abandoned(_: Definition, state: State, record: Record) -> State:
         # An attempt that was under way may have happened; the history keeps that it was never settled.
         unknown = call.unknown or call.state in {CallState.RUNNING, CallState.WAITING}
         finished = record.at if rest is CallState.CANCELLED else None
-        return replace(call, state=rest, due_at=None, sends=0, unknown=unknown, finished_at=finished)
+        return replace(_rested(call), state=rest, unknown=unknown, finished_at=finished)
 
     steps = tuple(
         StepRecord(stopped(step.action, CallState.CANCELLED), stopped(step.compensation, CallState.PENDING))
@@ -260,7 +276,7 @@ _FOLD: Final[Mapping[RecordType, Callable[[Definition, State, Record], State]]] 
     RecordType.STEP_REFUSED: lambda _, s, r: _ended(s, r, CallState.REFUSED, error=_error(r.data)),
     RecordType.STEP_ATTEMPT_FAILED: _attempt_failed,
     RecordType.STEP_ATTEMPT_LOST: _attempt_failed,
-    RecordType.STEP_WAITING: lambda _, s, r: _change(s, r, state=CallState.WAITING, due_at=r.data["until"]),
+    RecordType.STEP_WAITING: _waiting,
     RecordType.STEP_EXHAUSTED: lambda _, s, r: _ended(s, r, CallState.EXHAUSTED, error=_error(r.data)),
     RecordType.STEP_SKIPPED: _skipped,
     RecordType.SAGA_TIMED_OUT: lambda d, s, r: replace(

@@ -37,6 +37,7 @@ from app.saga.definition import Definition, RetryPolicy
 from app.saga.history import evolve, initial
 from app.saga.messages import (
     Abandon,
+    Admitted,
     Answered,
     Cancel,
     Claim,
@@ -71,6 +72,7 @@ from app.saga.rules import (
     paused,
     pivot_open,
     turn_wanted,
+    waits_since,
 )
 from app.saga.state import (
     ACTION,
@@ -106,6 +108,9 @@ SELF_RING_SECONDS: Final = 5
 
 MAX_RETRY_AFTER_SECONDS: Final = 3600
 
+POLL_SECONDS: Final = 1
+"""Between two polls, where the participant's `Retry-After` asks for no more."""
+
 
 def create(
     definition: Definition,
@@ -125,7 +130,7 @@ def create(
     record = Record(1, RecordType.SAGA_CREATED, at, data=facts)
     draft = _Draft(definition, initial(definition, record), at, saga_id, timing)
     draft.records.append(record)
-    if start_at is None or start_at <= at:
+    if _starts_by_itself(draft):
         draft.record(RecordType.SAGA_STARTED)
         _advance(draft)
     return draft.transition(Transition(draft.state))
@@ -367,8 +372,7 @@ def _refused(draft: _Draft, message: Answered) -> None:
 
 def _pending(draft: _Draft, message: Answered) -> None:
     step, operation = message.step, message.operation
-    if draft.state.call(step, operation).state is CallState.WAITING:
-        return
+    call = draft.state.call(step, operation)
     if operation == ACTION and draft.state.state is SagaState.COMPENSATING:
         outcome = Outcome(
             OutcomeKind.UNKNOWN,
@@ -379,9 +383,17 @@ def _pending(draft: _Draft, message: Answered) -> None:
         _attempt_failed(draft, Answered(message.at, step, operation, message.attempt, outcome))
         return
     until = draft.at + _micros(draft.definition.steps[step].callback_timeout_seconds)
+    poll, poll_every = message.outcome.poll_url, None
+    if call.state is CallState.WAITING:  # it was polled, or is told twice: its time does not begin again
+        until, poll = call.due_at or until, poll or call.poll
+    if poll is not None:
+        asked_for = min(message.outcome.retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS)
+        poll_every = _micros(max(asked_for, POLL_SECONDS))
+    if (call.state, call.poll, call.poll_every) == (CallState.WAITING, poll, poll_every):
+        return
     data = {**message.outcome.record, "until": until, "status": message.outcome.status}
-    if message.outcome.poll_url is not None:
-        data["poll"] = message.outcome.poll_url
+    if poll is not None:
+        data |= {"poll": poll, "poll_every": poll_every}
     draft.record(RecordType.STEP_WAITING, step, operation, message.attempt, **data)
 
 
@@ -493,11 +505,23 @@ def _woken(draft: _Draft, _: Woken) -> None:
             _lost(draft, step, operation, call)
         elif may_be_sent(draft.definition, draft.state, step, operation):
             draft.schedule(step, operation)
-    state = draft.state
-    starts = state.start_at is not None and state.start_at <= draft.at and not state.pause
-    if state.state is SagaState.CREATED and starts:
+    if _starts_by_itself(draft):
         draft.record(RecordType.SAGA_STARTED)
     _look_at_deadline(draft)
+
+
+def _starts_by_itself(draft: _Draft) -> bool:
+    """Whether its time has come and it needs nobody's leave; with `max_concurrent` it waits to be admitted."""
+    state = draft.state
+    if state.state is not SagaState.CREATED or state.pause or draft.definition.max_concurrent is not None:
+        return False
+    return (state.start_at or state.created_at) <= draft.at
+
+
+def _admitted(draft: _Draft, _: Admitted) -> None:
+    since = waits_since(draft.definition, draft.state)
+    if since is not None and since <= draft.at:
+        draft.record(RecordType.SAGA_STARTED)
 
 
 def _look_at_deadline(draft: _Draft) -> None:
@@ -699,6 +723,7 @@ _TELL: Final[Mapping[type, Callable[[_Draft, Any], Refusal | None]]] = {
     ParticipantMissing: _participant_missing,
     Answered: _answered,
     Woken: _woken,
+    Admitted: _admitted,
     Cancel: _cancel,
     Retry: _retry,
     Skip: _skip,

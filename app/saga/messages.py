@@ -102,6 +102,13 @@ class Woken:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """Its definition has a free place (`max_concurrent`), and nobody has waited longer."""
+
+    at: Micros
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     name: str
     reason: str | None = None
@@ -165,7 +172,7 @@ class Extend:
     timeout_seconds: float
 
 
-FromWorker: TypeAlias = Claim | ConditionFalse | Inexpressible | ParticipantMissing | Answered | Woken
+FromWorker: TypeAlias = Claim | ConditionFalse | Inexpressible | ParticipantMissing | Answered | Woken | Admitted
 FromOperator: TypeAlias = Cancel | Retry | Skip | Resolve | Abandon | Pause | Resume | Extend
 Message: TypeAlias = FromWorker | FromOperator
 

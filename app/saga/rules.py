@@ -83,6 +83,18 @@ def needs_compensation(definition: Definition, state: State, position: int) -> b
     return undoable and (call.state is CallState.SUCCEEDED or call.unknown)
 
 
+def compensation_state(definition: Definition, state: State, position: int) -> CallState:
+    """The state of a step's compensation as people are told it."""
+    if definition.steps[position].compensation is None:
+        return CallState.NOT_NEEDED
+    told = state.steps[position].compensation.state
+    if told is CallState.PENDING and state.at_rest:
+        # PENDING at rest tells that the effect may still stand, as after an abandonment.
+        needed = needs_compensation(definition, state, position) and state.state is not SagaState.COMPLETED
+        return told if needed else CallState.NOT_NEEDED
+    return told
+
+
 def may_still_run(call: Call, at: Micros) -> bool:
     """Whether an attempt of this operation may still take effect at the participant."""
     return call.state is CallState.RUNNING or (call.quiet_until or 0) > at
@@ -104,6 +116,19 @@ def decides(definition: Definition, state: State, position: int) -> bool:
     return position in definition.pivots and _is_open(state.steps[position].action)
 
 
+def waits_since(definition: Definition, state: State) -> Micros | None:
+    """Since when, or from when, the saga waits for one of its definition's places (`max_concurrent`); else None."""
+    if definition.max_concurrent is None or state.state is not SagaState.CREATED or state.pause:
+        return None
+    return state.start_at or state.created_at
+
+
+def takes_place(definition: Definition, state: State) -> bool:
+    """Whether it counts against `max_concurrent`."""
+    running = state.state in {SagaState.EXECUTING, SagaState.COMPENSATING}
+    return definition.max_concurrent is not None and running
+
+
 def wake_at(definition: Definition, state: State, now: Micros) -> Micros | None:
     """When somebody must look at the saga again: the least over every reason of the whole state."""
     if state.at_rest:
@@ -118,14 +143,33 @@ def wake_at(definition: Definition, state: State, now: Micros) -> Micros | None:
             sendable = not answers_only and (compensating or not turn or decides(definition, state, position))
             if awaited or sendable:
                 reasons.append(call.due_at)
+            if call.poll_every is not None:
+                reasons.append(_last_poll(call, now) + call.poll_every)
         if compensating and not answers_only and operation == ACTION and (call.quiet_until or 0) > now:
             reasons.append(call.quiet_until or now)
     if not compensating and not answers_only:
         if not state.deadline_fired:
             reasons.append(state.deadline_at)
-        if state.state is SagaState.CREATED and state.start_at is not None:
-            reasons.append(state.start_at)
+        if state.state is SagaState.CREATED and definition.max_concurrent is None:
+            reasons.append(state.start_at or state.created_at)
     return min(reasons, default=None)
+
+
+def polls_due(state: State, since: Micros, now: Micros) -> list[tuple[int, Operation]]:
+    """Operations whose answer was to be asked for in this time. A poll that brings nothing changes nothing, so the
+    times follow from the state and `since`, when the saga was to be looked at.
+    """
+
+    def due(call: Call) -> bool:
+        return call.poll_from is not None and max(since, call.poll_from + 1) <= _last_poll(call, now)
+
+    return [(position, operation) for position, operation, call in state.calls() if due(call)]
+
+
+def _last_poll(call: Call, now: Micros) -> Micros:
+    """The last time, not after now, at which its answer was to be asked for; at first when it began to wait."""
+    begun, every = call.poll_from or now, call.poll_every or 1
+    return begun + (now - begun) // every * every
 
 
 def key_suffix(plan_name: str, operation: Operation, generation: int) -> str:

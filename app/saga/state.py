@@ -103,6 +103,11 @@ class Call:
     """Generation of the idempotency key: 0, then n for the n-th input that an operator gave."""
     key_from: int = 1
     """The first attempt that carries this key."""
+    poll: str | None = None
+    """WAITING: where the answer is asked for (the `Location` of a 202), every `poll_every`; None: it is called back."""
+    poll_every: Micros | None = None
+    poll_from: Micros | None = None
+    """It is asked for at this time plus 1, 2, 3, ... times `poll_every`."""
     error: Error | None = None
     started_at: Micros | None = None
     finished_at: Micros | None = None

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from app.store.database import Database
+from app.store.notices import STATUS
 
 _COUNTS: Final = text("""
     SELECT 'active' AS what, definition AS saga, state, count(*) AS number FROM saga
@@ -14,15 +15,16 @@ _COUNTS: Final = text("""
     UNION ALL SELECT 'attention', definition, '', count(*) FROM saga WHERE attention GROUP BY definition
     UNION ALL SELECT 'letter', saga, '', count(*) FROM dead_letter WHERE status = 'open' GROUP BY saga
     UNION ALL SELECT 'definition', name, '', count(*) FROM definition GROUP BY name""")
+_NOTICES: Final = select(STATUS, func.count().label("number")).group_by(STATUS)
 _OVERDUE: Final = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(wake_at)), 0)::float8 FROM saga
-    WHERE wake_at < clock_timestamp()""")
+    WHERE wake_at < now()""")
 # Only what has long been silent is looked into: a hold is `paused`, a delayed start is CREATED, and what waits for a
 # callback or for a retry says so in its document.
 _STUCK: Final = text("""
     SELECT count(*) FROM saga
     WHERE state IN ('EXECUTING', 'COMPENSATING') AND NOT paused
-    AND updated_at < clock_timestamp() - make_interval(secs => :seconds)
+    AND updated_at < now() - make_interval(secs => :seconds)
     AND NOT jsonb_path_exists(
         document,
         '$.steps[*][1 to 2] ? (@.state == "WAITING" || (@.state == "RETRYING" && @.due_at > $now))',
@@ -35,6 +37,8 @@ class Gauges:
     """By definition and state."""
     attention: dict[str, int] = field(default_factory=dict)
     open_letters: dict[str, int] = field(default_factory=dict)
+    notices: dict[str, int] = field(default_factory=dict)
+    """By status."""
     definitions: Sequence[str] = ()
     stuck: int = 0
     oldest_overdue_seconds: float = 0
@@ -52,6 +56,7 @@ async def read_gauges(database: Database, stuck_after_seconds: float) -> Gauges:
                 gauges.open_letters[row.saga] = row.number
             else:
                 names.append(row.saga)
+        gauges.notices = {row.status: row.number for row in await connection.execute(_NOTICES)}
         gauges.oldest_overdue_seconds = (await connection.execute(_OVERDUE)).scalar_one()
         gauges.stuck = (await connection.execute(_STUCK, {"seconds": stuck_after_seconds})).scalar_one()
     gauges.definitions = sorted(names)

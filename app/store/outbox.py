@@ -17,7 +17,7 @@ LEASE: Final = timedelta(seconds=30)
 _LEASE: Final = """
     UPDATE outbox SET attempts = attempts + 1, due_at = clock_timestamp() + $2
     WHERE id IN (
-        SELECT id FROM outbox WHERE due_at <= clock_timestamp() AND topic = ANY($3)
+        SELECT id FROM outbox WHERE due_at <= now() AND topic = ANY($3)
         ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     RETURNING id, topic, payload"""

@@ -9,13 +9,14 @@ would double the price of a step, and waking early only costs a look (`Sagas.pos
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
 
+from app import probes
 from app.saga import rules
 from app.saga.definition import Definition
 from app.saga.messages import ClosedLetter, DeadLetter, Record
@@ -28,6 +29,12 @@ JSON_CODEC: Final = 0
 """Of payload rows; other numbers are for encryption."""
 
 INPUT: Final = "input"
+
+WAITED_FOR: Final = "waited for"
+TAKEN: Final = "taken"
+"""Of `saga.place`: a place of a definition with `max_concurrent`."""
+
+ADMITTED_AT_ONCE: Final = 100
 
 
 def output_of(step: str) -> str:
@@ -120,6 +127,14 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class NewNotice:
+    """For the saga's `notify_url`; see `app.notices`."""
+
+    type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """What one transition changes, guarded by the state that it was decided on."""
 
@@ -132,10 +147,11 @@ class Write:
     dead_letters: Sequence[DeadLetter] = ()
     closed_letters: Sequence[ClosedLetter] = ()
     audit: AuditEntry | None = None
+    notice: NewNotice | None = None
 
     @property
     def plain(self) -> bool:
-        return not (self.dead_letters or self.closed_letters or self.audit)
+        return not (self.dead_letters or self.closed_letters or self.audit or self.notice)
 
     def after(self) -> Saga:
         """The saga as it stands once this is written."""
@@ -144,10 +160,15 @@ class Write:
 
 
 def early_enough(saga: Saga, state: State) -> Micros | None:
-    """When to look again: as stored, where that is soon enough and not past, so that the index need not change."""
+    """When to look again: as stored, where that is soon enough and not past, so that the index need not change.
+
+    A past one stands where somebody is to be polled: the sweep would take a poll that was due for one that was made.
+    """
     now, stored = state.updated_at, saga.wake_at
     needed = rules.wake_at(saga.definition, state, now)
-    return stored if needed is not None and stored is not None and now < stored <= needed else needed
+    if needed is None or stored is None or stored > needed:
+        return needed
+    return stored if now < stored or any(call.poll is not None for _, _, call in state.calls()) else needed
 
 
 _COLUMNS: Final = """
@@ -181,31 +202,44 @@ _WRITE: Final = f"""
     WITH moved AS (
         UPDATE saga AS s SET format = {FORMAT}, seq = w.seq, state = w.state, paused = w.paused,
             attention = w.attention, document = w.document, wake_at = w.wake_at, updated_at = w.updated_at,
-            finished_at = w.finished_at
+            finished_at = w.finished_at, place = w.place, waits_since = w.waits_since
         FROM unnest($13::uuid[], $14::int[], $15::int[], $16::text[], $17::bool[], $18::bool[], $19::jsonb[],
-            $20::timestamptz[], $21::timestamptz[], $22::timestamptz[])
-            AS w(id, expected, seq, state, paused, attention, document, wake_at, updated_at, finished_at)
+            $20::timestamptz[], $21::timestamptz[], $22::timestamptz[], $23::text[], $24::timestamptz[])
+            AS w(id, expected, seq, state, paused, attention, document, wake_at, updated_at, finished_at, place,
+                waits_since)
         WHERE s.id = w.id AND s.seq = w.expected
         RETURNING s.id
     ), {_EVENTS}"""
 _INSERT: Final = f"""
     WITH moved AS (
-        INSERT INTO saga (format, id, seq, state, paused, attention, document, wake_at, updated_at, finished_at, tenant,
-            idempotency_key, request_digest, definition, version, labels, notify_url, traceparent, restarted_from,
-            created_at)
+        INSERT INTO saga (format, id, seq, state, paused, attention, document, wake_at, updated_at, finished_at, place,
+            waits_since, tenant, idempotency_key, request_digest, definition, version, labels, notify_url, traceparent,
+            restarted_from, created_at)
         SELECT {FORMAT}, w.* FROM unnest($13::uuid[], $14::int[], $15::text[], $16::bool[], $17::bool[], $18::jsonb[],
-            $19::timestamptz[], $20::timestamptz[], $21::timestamptz[], $22::text[], $23::text[], $24::bytea[],
-            $25::text[], $26::int[], $27::jsonb[], $28::text[], $29::text[], $30::uuid[], $31::timestamptz[]) AS w
+            $19::timestamptz[], $20::timestamptz[], $21::timestamptz[], $22::text[], $23::timestamptz[], $24::text[],
+            $25::text[], $26::bytea[], $27::text[], $28::int[], $29::jsonb[], $30::text[], $31::text[], $32::uuid[],
+            $33::timestamptz[]) AS w
         ON CONFLICT (tenant, idempotency_key) DO NOTHING
         RETURNING id
     ), {_EVENTS}"""
+# now(), not clock_timestamp(): a volatile function keeps PostgreSQL from looking the time up in an index, and a sweep
+# would read every saga that sleeps.
 _DUE: Final = f"""
-    SELECT id FROM saga WHERE wake_at <= clock_timestamp() AND format <= {FORMAT} ORDER BY wake_at LIMIT $1"""
+    SELECT id FROM saga WHERE wake_at <= now() AND format <= {FORMAT} ORDER BY wake_at LIMIT $1"""
 _PUT_OFF: Final = """
-    UPDATE saga SET wake_at = clock_timestamp() + $2 WHERE id = ANY($1::uuid[]) AND wake_at <= clock_timestamp()"""
+    UPDATE saga SET wake_at = clock_timestamp() + $2 WHERE id = ANY($1::uuid[]) AND wake_at <= now()"""
 _AT_REST: Final = """
     SELECT id FROM saga WHERE id = ANY($1::uuid[])
     AND state IN ('COMPLETED', 'FAILED', 'COMPENSATION_FAILED', 'ABANDONED')"""
+_WAITED_FOR: Final = f"""
+    SELECT name FROM (SELECT DISTINCT name FROM definition) AS d WHERE EXISTS (
+        SELECT FROM saga WHERE definition = d.name AND place = '{WAITED_FOR}' AND waits_since <= now())"""
+_ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtextextended('saga/place/' || $1, 0))"
+_PLACES_TAKEN: Final = f"SELECT count(*) FROM saga WHERE definition = $1 AND place = '{TAKEN}'"
+_FIRST_IN_LINE: Final = f"""
+    SELECT {_COLUMNS} FROM saga AS s {_PAYLOADS}
+    WHERE s.definition = $1 AND s.place = '{WAITED_FOR}' AND s.waits_since <= now() AND s.format <= {FORMAT}
+    ORDER BY s.waits_since, s.id LIMIT $2"""
 _POSTPONE: Final = """
     UPDATE saga AS s SET wake_at = w.wake_at
     FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) AS w(id, seq, wake_at)
@@ -220,6 +254,7 @@ _CLOSE_LETTER: Final = """
     UPDATE dead_letter SET status = $4, closed_at = $5
     WHERE saga_id = $1 AND step = $2 AND operation = $3 AND status = 'open'"""
 _NOTICE: Final = "INSERT INTO outbox (topic, payload) VALUES ('dead-letter', $1)"
+_TELL: Final = "INSERT INTO notice (tenant, saga_id, type, url, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)"
 _AUDIT: Final = """
     INSERT INTO audit (at, tenant, actor, action, saga_id, reason, before, after)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
@@ -233,6 +268,7 @@ class Sagas:
     def __init__(self, database: Database, definitions: Definitions) -> None:
         self._database, self._definitions = database, definitions
         reading, writing, inserting = database.lane(), database.lane(), database.lane()
+        self._admitting = database.lane()
         self._load = Coalescer[str, Saga | None](lambda ids: reading.run(lambda c: self._load_batch(c, ids)))
         # A saga stands in a batch once: the second write of a saga has lost to the first by then.
         self._write = Coalescer[Write, bool](
@@ -322,6 +358,38 @@ class Sagas:
         pause = timedelta(seconds=seconds)
         await self._writing.run(lambda connection: connection.execute(_PUT_OFF, sorted(ids), pause))
 
+    # --- places ---
+
+    async def places_waited_for(self) -> list[str]:
+        """Definitions of which a saga waits for a place."""
+        rows = await self._reading.run(lambda connection: connection.fetch(_WAITED_FOR))
+        return [row["name"] for row in rows]
+
+    async def admit(self, definition: str, limit: int | None, write: Callable[[Saga], Write]) -> list[Write]:
+        """Gives free places to those who have waited longest; what was written. None: there is no limit any more.
+
+        One process at a time counts and gives, or two would give the last place twice. The lock lasts for these
+        statements, and nothing that takes a place comes past it.
+        """
+
+        async def give(connection: Connection) -> list[Write]:
+            async with connection.transaction():
+                await connection.execute(_ONE_AT_A_TIME, definition)
+                free = ADMITTED_AT_ONCE
+                if limit is not None:
+                    free = min(free, limit - await connection.fetchval(_PLACES_TAKEN, definition))
+                await probes.passed(probes.PLACES_COUNTED, definition=definition)
+                asked_at = time.monotonic()
+                rows = await connection.fetch(_FIRST_IN_LINE, definition, max(free, 0))
+                writes = [write(await self.from_row(row, asked_at)) for row in rows]
+                if not writes:
+                    return []
+                moved = await self._write_batch(connection, writes)
+                return [write for write, done in zip(writes, moved, strict=True) if done]
+
+        given: list[Write] = await self._admitting.run(give)
+        return given
+
     # Rows are taken in one order everywhere: batches of two processes over the same rows must not wait for each other.
 
     async def _insert_batch(self, connection: Connection, asked: Sequence[NewSaga]) -> list[bool]:
@@ -374,7 +442,9 @@ class Sagas:
 
 
 def _state_columns(definition: Definition, state: State, wake_at: Micros | None) -> tuple[Any, ...]:
-    """seq, state, paused, attention, document, wake_at, updated_at, finished_at."""
+    """seq, state, paused, attention, document, wake_at, updated_at, finished_at, place, waits_since."""
+    waits_since = rules.waits_since(definition, state)
+    place = WAITED_FOR if waits_since is not None else TAKEN if rules.takes_place(definition, state) else None
     return (
         state.seq,
         str(state.state),
@@ -384,6 +454,8 @@ def _state_columns(definition: Definition, state: State, wake_at: Micros | None)
         _moment(wake_at),
         to_moment(state.updated_at),
         _moment(state.finished_at),
+        place,
+        _moment(waits_since),
     )
 
 
@@ -438,6 +510,8 @@ async def _write_extras(connection: Connection, write: Write) -> None:
         )
         notice = {"id": str(letter_id), "saga_id": saga.id, "step": step, "operation": letter.operation}
         await connection.execute(_NOTICE, _json(notice))
+    if (told := write.notice) is not None:
+        await connection.execute(_TELL, saga.tenant, saga.id, told.type, saga.notify_url, told.body, at)
     if write.audit is not None:
         await _write_audit(connection, at, saga.tenant, saga.id, write.audit)
 

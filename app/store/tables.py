@@ -93,6 +93,9 @@ saga = Table(
     Column("wake_at", Moment),
     Column("updated_at", Moment, nullable=False),
     Column("finished_at", Moment),
+    # `place` of a definition with max_concurrent: 'waited for' since `waits_since`, or 'taken'
+    Column("place", String),
+    Column("waits_since", Moment),
     UniqueConstraint("tenant", "idempotency_key"),
     ForeignKeyConstraint(["definition", "version"], ["definition.name", "definition.version"]),
     CheckConstraint(f"{REST} OR state IN ('CREATED', 'EXECUTING', 'COMPENSATING')", name="known_state"),
@@ -101,6 +104,8 @@ saga = Table(
     CheckConstraint(f"{REST} OR paused OR wake_at IS NOT NULL", name="nothing_sleeps_for_ever"),
     CheckConstraint(f"({FINAL}) = (finished_at IS NOT NULL)", name="final_is_finished"),
     CheckConstraint("state <> 'COMPENSATION_FAILED' OR attention", name="failed_compensation_needs_a_person"),
+    CheckConstraint("(place = 'waited for') = (waits_since IS NOT NULL)", name="waits_since_when"),
+    Index("ix_saga_place", "definition", "place", "waits_since", "id", postgresql_where=text("place IS NOT NULL")),
     Index("ix_saga_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("ix_saga_tenant_created_at", "tenant", text("created_at DESC"), text("id DESC")),
     Index("ix_saga_state_created_at", "state", text("created_at DESC"), text("id DESC")),
@@ -170,6 +175,29 @@ outbox = Table(
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("due_at", Moment, nullable=False, server_default=text("now()")),
     Index("ix_outbox_due_at", "due_at"),
+)
+
+# Apart from the outbox: its rows are addressed, listed and retried one by one, and however many pile up before a dead
+# receiver, dead letters do not wait behind them.
+notice = Table(
+    "notice",
+    metadata,
+    Column("id", UUID, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    Column("saga_id", UUID, nullable=False),
+    Column("type", String, nullable=False),
+    Column("url", String, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    # `due_at` is null once it is given up: so long after `since`, which a retry renews
+    Column("since", Moment, nullable=False, server_default=text("now()")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", Moment, server_default=text("now()")),
+    Column("last_error", String),
+    CheckConstraint("due_at IS NOT NULL OR last_error IS NOT NULL", name="given_up_says_why"),
+    Index("ix_notice_first", "due_at", postgresql_where=text("attempts = 0")),
+    Index("ix_notice_again", "due_at", postgresql_where=text("attempts > 0")),
+    Index("ix_notice_created_at", text("created_at DESC"), text("id DESC")),
 )
 
 audit = Table(

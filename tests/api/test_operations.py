@@ -1,6 +1,10 @@
 """Health, metrics, the description of the API, and errors that no route makes."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +15,7 @@ from app.api import operations
 from app.api.openapi import document
 from app.main import ROUTERS
 from app.settings import Settings
+from app.store.schema import known_revisions
 from tests.api.conftest import ONCE, PROBLEM, Client, World, serve
 from tests.conftest import KEY, Servers
 from tests.participant import answers
@@ -119,10 +124,11 @@ class TestHealth:
     async def test_a_database_that_lacks_a_migration_is_not_ready(
         self, api: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(operations, "known_revisions", lambda: ("0001", "0002"))
+        newest = known_revisions()[-1]
+        monkeypatch.setattr(operations, "known_revisions", lambda: (newest, "later"))
         ready = await api.get("/readyz")
         assert (ready.status, ready.code) == (503, "not-ready")
-        assert "at migration 0001 and this version needs 0002" in ready.json["detail"]
+        assert f"at migration {newest} and this version needs later" in ready.json["detail"]
 
     async def test_a_database_that_a_newer_version_has_migrated_is_ready(self, api: Client, settings: Settings) -> None:
         connection = await asyncpg.connect(settings.database_url)
@@ -168,9 +174,12 @@ class TestMetrics:
 
     async def test_stuck_is_what_stands_still_without_meaning_to(self, world: World, settings: Settings) -> None:
         await world.define({"name": "reserve"}, {"name": "charge"})
-        ids = {name: (await world.submit())["id"] for name in ("silent", "retrying", "paused", "new")}
+        names = ("silent", "retrying", "called back", "paused", "new")
+        ids = {name: (await world.submit())["id"] for name in names}
         world.participant.on("reserve", answers(503), saga_id=ids["retrying"])
-        await world.run(ids["retrying"])
+        world.participant.on("reserve", ACCEPTED, saga_id=ids["called back"])
+        for name in ("retrying", "called back"):
+            await world.run(ids[name])
         await world.act(ids["paused"], "pause")
         await world.submit(start_at="2099-01-01T00:00:00Z")
         connection = await asyncpg.connect(settings.database_url)
@@ -187,6 +196,45 @@ class TestMetrics:
         found = await self.read(world)
         assert found["saga_stuck"] == 1
         assert 90 <= found["saga_oldest_overdue_seconds"] < 120
+
+    async def test_every_metric_has_the_name_and_the_labels_that_dashboards_rely_on(self, world: World) -> None:
+        await world.define({"name": "reserve"}, name="measured")
+        saga = await world.ran("measured", key="a-key")
+        await tasks.sweep(world.worker, nullcontext)
+        content = (await world.api.get("/metrics", key=None)).content.decode()
+        found = {
+            sample.name: {name for name in sample.labels if name != "le"}
+            for family in text_string_to_metric_families(content)
+            for sample in family.samples
+        }
+        for name, labels in METRICS.items():
+            assert found.get(name) == set(labels.split()), name
+        assert saga["id"] not in content
+        assert "a-key" not in content
+        counted = await self.read(world)
+        assert counted['saga_finished_total{saga="measured",state="COMPLETED"}'] == 1
+        assert counted['saga_duration_seconds_count{saga="measured",state="COMPLETED"}'] == 1
+        assert counted['saga_step_duration_seconds_count{operation="action",saga="measured",step="reserve"}'] == 1
+        assert counted['saga_sweep_total{result="run"}'] >= 1
+        queues = {f'saga_queue_depth{{queue="saga.{name}"}}' for name in ("steps", "compensations", "system", "dlq")}
+        assert queues <= set(counted)
+
+
+METRICS = {
+    "saga_started_total": "saga",
+    "saga_finished_total": "saga state",
+    "saga_duration_seconds_bucket": "saga state",
+    "saga_step_attempts_total": "saga step operation outcome",
+    "saga_step_duration_seconds_bucket": "saga step operation",
+    "saga_active": "saga state",
+    "saga_stuck": "",
+    "saga_attention": "saga",
+    "saga_dead_letters": "saga",
+    "saga_oldest_overdue_seconds": "",
+    "saga_queue_depth": "queue",
+    "saga_sweep_total": "result",
+    "saga_build_info": "version",
+}
 
 
 class TestDescription:
@@ -243,6 +291,7 @@ class TestDescription:
             "/services",
             "/services/shop",
             "/admin/api/sagas",
+            f"/admin/api/sagas/{failed}/actions",
             "/admin/api/dead-letters",
             "/readyz",
             "/livez",
@@ -289,3 +338,24 @@ async def test_requests_do_not_stop_at_a_server_that_forgets_them(api: Client) -
         client = Client(session, api.base)
         for _ in range(20):
             assert (await client.get("/livez")).status == 200
+
+
+def test_under_saga_up_a_gauge_is_what_was_read_and_nothing_beside_it(tmp_path: Path) -> None:
+    """There every process keeps its values in files, and they are added up; what was read counts once."""
+    code = (
+        "from app import observability\n"
+        "from prometheus_client import CollectorRegistry\n"
+        "from app.api.operations import _gauges, _Read\n"
+        "from app.store.gauges import Gauges\n"
+        "observability.swept({'woken': 2})\n"
+        "registry = CollectorRegistry()\n"
+        "registry.register(_Read(_gauges(Gauges(definitions=['order'], stuck=3))))\n"
+        "print(observability.exposition(registry).decode())"
+    )
+    environment = {**os.environ, "SAGA_METRICS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    series = [line.rpartition(" ")[0] for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    assert 'saga_sweep_total{result="woken"}' in series
+    assert series.count("saga_stuck") == 1
+    assert [name for name in series if "pid" in name] == []
+    assert len(set(series)) == len(series)

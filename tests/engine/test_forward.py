@@ -1,6 +1,7 @@
 """A saga that goes well, and what its steps are given."""
 
 import asyncio
+from datetime import datetime, timedelta
 
 import orjson
 import pytest
@@ -86,6 +87,22 @@ async def test_a_compensation_is_given_the_same_input_as_its_action_and_its_outp
     assert undo.body["input"] == {"sku": "a"}
     assert undo.body["output"] == {"id": 7}
     assert undo.key == f"{saga.id}/reserve/compensation"
+
+
+async def test_the_deadline_of_a_call_is_its_claim_and_its_own_timeout(workshop: Workshop) -> None:
+    await workshop.define({"name": "reserve", "timeout": "7s", "compensation_timeout": "11s"}, "charge")
+    workshop.participant.on("charge", answers(422))
+    saga = await workshop.run()
+    claims = await workshop.rows(
+        "SELECT at FROM saga_event WHERE saga_id = $1 AND step = 'reserve' AND type LIKE '%Started' ORDER BY seq",
+        saga.id,
+    )
+    asked = workshop.participant.requests("reserve", saga_id=saga.id)
+    asked += workshop.participant.requests("reserve", "compensation", saga_id=saga.id)
+    told = [datetime.fromisoformat(each.headers["Saga-Deadline"]) for each in asked]
+    for claim, deadline, seconds in zip(claims, told, (7, 11), strict=True):
+        late = deadline - claim["at"] - timedelta(seconds=seconds)
+        assert abs(late) <= timedelta(milliseconds=1), "it is told in milliseconds"
 
 
 @pytest.mark.parametrize("express", [True, False, None])

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pytest
 import redis.asyncio
 
 from app import probes
 from app.house import open_house
 from app.saga.messages import Extend, Resume
-from app.saga.state import CallState
+from app.saga.state import ACTION, COMPENSATION, CallState, Operation
 from app.settings import Settings
 from tests.participant import DONE_BUT_503, OK, REFUSED, Behaviour, Participant
 from tests.waiting import until
@@ -31,6 +32,28 @@ async def other(
     """A second worker, with a house of its own."""
     async with open_house(settings, worker=True) as house, redis.asyncio.Redis.from_url(redis_url) as valkey:
         yield Workshop(house, participant, valkey)
+
+
+# --- intent before the call -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", [ACTION, COMPENSATION])
+async def test_a_claim_is_committed_before_the_participant_is_called(workshop: Workshop, operation: Operation) -> None:
+    """With its number and its lease, as another connection reads them while the call is out."""
+    await workshop.define("reserve", "charge")
+    workshop.participant.on("charge", REFUSED)
+    hold = workshop.participant.hold("reserve", operation=operation)
+    saga_id = await workshop.start()
+    draining = asyncio.create_task(workshop.drain())
+    await hold.reached.wait()
+    *_, claim = await workshop.rows("SELECT * FROM saga_event WHERE saga_id = $1 ORDER BY seq", saga_id)
+    kind = "StepStarted" if operation == ACTION else "CompensationStarted"
+    assert (claim["type"], claim["step"], claim["attempt"]) == (kind, "reserve", 1)
+    assert "lease_until" in orjson.loads(claim["data"])
+    call = (await workshop.load(saga_id)).state.call(0, operation)
+    assert (call.state, call.attempts) == (CallState.RUNNING, 1)
+    hold.release()
+    await draining
 
 
 # --- doubled messages -------------------------------------------------------------------------------------------

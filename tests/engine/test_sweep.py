@@ -129,7 +129,7 @@ async def test_two_sweeps_at_once_do_what_one_would(workshop: Workshop, other: W
 
 
 async def test_a_sweep_with_nothing_to_do_does_nothing(workshop: Workshop) -> None:
-    assert await workshop.sweep() == {"woken": 0, "postponed": 0, "raced": 0}
+    assert await workshop.sweep() == {"woken": 0, "postponed": 0, "raced": 0, "admitted": 0}
 
 
 async def test_who_was_woken_too_early_is_looked_at_again_when_it_is_time(workshop: Workshop) -> None:
@@ -140,10 +140,10 @@ async def test_who_was_woken_too_early_is_looked_at_again_when_it_is_time(worksh
     draining = asyncio.create_task(workshop.drain())
     await hold.reached.wait()
     await workshop.until_due(saga_id)
-    assert await workshop.sweep() == {"woken": 0, "postponed": 1, "raced": 0}
+    assert await workshop.sweep() == {"woken": 0, "postponed": 1, "raced": 0, "admitted": 0}
     saga = await workshop.load(saga_id)
     assert saga.wake_at == saga.state.steps[0].action.due_at
-    assert await workshop.sweep() == {"woken": 0, "postponed": 0, "raced": 0}
+    assert await workshop.sweep() == {"woken": 0, "postponed": 0, "raced": 0, "admitted": 0}
     hold.release()
     await draining
 

@@ -143,6 +143,21 @@ async def test_a_step_is_not_undone_while_a_cut_off_attempt_of_it_may_still_run(
     assert saga.state.state is SagaState.FAILED
 
 
+@pytest.mark.parametrize("trouble", [DONE_BUT_503, ACCEPTED], ids=["exhausted", "waiting for its callback"])
+async def test_a_compensation_is_told_that_what_its_action_did_is_not_known(
+    workshop: Workshop, trouble: Behaviour
+) -> None:
+    """By an output of null, with the input all the same."""
+    await workshop.define("reserve", {"name": "charge", "retry": {"max_attempts": 1}}, timeout="400ms")
+    workshop.participant.on("charge", trouble)
+    saga = await workshop.run(saga_input={"sku": "a"})
+    assert saga.state.state is SagaState.FAILED
+    (undo,) = workshop.participant.requests("charge", "compensation")
+    assert (undo.body["output"], undo.body["input"]) == (None, {"sku": "a"})
+    (known,) = workshop.participant.requests("reserve", "compensation")
+    assert known.body["output"] is not None
+
+
 async def test_a_step_with_nothing_to_undo_is_not_asked_to(workshop: Workshop) -> None:
     await workshop.define("reserve", {"name": "mail", "compensation": "none"}, "charge")
     workshop.participant.on("charge", REFUSED)

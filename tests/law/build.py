@@ -14,6 +14,7 @@ from app.saga.machine import Timing
 from app.saga.messages import (
     Abandon,
     Actor,
+    Admitted,
     Answered,
     Cancel,
     Claim,
@@ -214,6 +215,9 @@ class Tale:
 
     def wake(self, after: float = 0) -> Transition:
         return self.wait(after).tell(Woken(self.now))
+
+    def admit(self) -> Transition:
+        return self.tell(Admitted(self.now))
 
     def wake_when_due(self) -> Transition:
         due = self.wake_at

@@ -587,6 +587,32 @@ def test_a_step_that_said_202_waits_for_its_callback():
     assert saga.shape == "EXECUTING a=SUCCEEDED b=SCHEDULED"
 
 
+def test_a_202_that_names_a_location_is_looked_at_again_and_again_within_its_time():
+    saga = Tale(chain(a_step("a", callback_timeout_seconds=60)))
+    saga.begins("a")
+    saga.accepts("a", poll_url="http://service/jobs/1", retry_after_seconds=20)
+    limit = saga.call("a").due_at
+    saga.wake_when_due()
+    assert (saga.now - T0) / SECOND == 20
+    assert saga.ignored
+    saga.accepts("a", retry_after_seconds=20)
+    assert saga.ignored
+    saga.accepts("a", retry_after_seconds=0)
+    assert saga.record("StepWaiting").data["poll_every"] == SECOND
+    assert saga.call("a").due_at == limit
+    assert saga.wake_at == saga.now + SECOND
+    saga.wait(40).wake()
+    assert saga.said[0] == "StepAttemptLost"
+    assert saga.call("a").poll is None
+
+
+def test_a_202_whose_location_says_no_time_is_looked_at_after_a_second():
+    saga = Tale(chain("a"))
+    saga.begins("a")
+    saga.accepts("a", poll_url="http://service/jobs/1")
+    assert saga.wakes_in == 1
+
+
 def test_a_callback_may_come_before_the_202():
     saga = Tale(chain("a", "b"))
     saga.begins("a")
@@ -686,6 +712,46 @@ def test_a_delayed_saga_that_is_paused_starts_on_resume():
     saga.resume()
     saga.wake_when_due()
     assert saga.shape == "EXECUTING a=SCHEDULED"
+
+
+# --- max_concurrent ---------------------------------------------------------------------------------------------
+
+
+def test_a_saga_with_a_limit_waits_until_it_is_admitted():
+    saga = Tale(chain("a", max_concurrent=1))
+    assert saga.shape == "CREATED a=PENDING"
+    assert saga.wake_at == saga.state.deadline_at
+    saga.claim("a")
+    assert saga.ignored
+    saga.admit()
+    assert saga.said == ["SagaStarted", "StepScheduled"]
+    saga.admit()
+    assert saga.ignored
+    saga.does("a")
+    assert saga.state.state is SagaState.COMPLETED
+
+
+def test_a_delayed_saga_with_a_limit_is_not_admitted_before_its_time():
+    saga = Tale(chain("a", max_concurrent=1), start_at=T0 + 60 * SECOND, timeout_seconds=30)
+    saga.admit()
+    assert saga.ignored
+    saga.wake(60)
+    assert saga.ignored
+    saga.admit()
+    assert saga.shape == "EXECUTING a=SCHEDULED"
+
+
+def test_who_waits_for_a_place_may_be_cancelled_paused_or_time_out_and_nothing_was_sent():
+    saga = Tale(chain("a", max_concurrent=1))
+    saga.pause()
+    saga.admit()
+    assert saga.ignored
+    saga.resume()
+    saga.wake_when_due()
+    assert saga.said == ["SagaTimedOut", "CompensationBegan", "SagaFailed"]
+    saga = Tale(chain("a", max_concurrent=1))
+    saga.cancel()
+    assert saga.shape == "FAILED a=CANCELLED"
 
 
 # --- conditions, expressions, participants ----------------------------------------------------------------------

@@ -27,6 +27,7 @@ from app.saga import history, machine
 from app.saga.definition import Definition
 from app.saga.messages import (
     Abandon,
+    Admitted,
     Answered,
     Cancel,
     Claim,
@@ -136,6 +137,7 @@ TABLE: dict[str, list[Row]] = {
         *((f"EXECUTING {guard}", f"{result} overdue") for guard, result in TURN),
     ],
     "is looked at for nothing": [],
+    "is admitted": [],
     "it is time to start": [("CREATED !paused", "EXECUTING SCHEDULED")],
     # of the compensation
     "-claim": [(MAY_BEGIN_UNDO, "-RUNNING")],
@@ -346,6 +348,7 @@ def message_for(name: str, sort: Sort, state: State) -> tuple[State, Message]:
         "the deadline passes": Woken(T0),
         "is looked at for nothing": Woken(T0),
         "it is time to start": Woken(T0),
+        "is admitted": Admitted(T0),
         "cancel": Cancel(T0, by),
         "retry": Retry(T0, by),
         "retry with a new input": Retry(T0, by, new_input=True),
@@ -505,6 +508,25 @@ def test_every_kind_of_record_has_a_fold_and_is_written_somewhere():
     assert set(history._FOLD) | {RecordType.SAGA_CREATED} == set(RecordType)
     written = {record.type for name in SORTS for cell in every_cell(name) for record in cell.transition.records}
     assert written | {RecordType.SAGA_CREATED} == set(RecordType)
+
+
+NAMES = {
+    SagaState: "CREATED EXECUTING COMPLETED COMPENSATING FAILED COMPENSATION_FAILED ABANDONED",
+    CallState: """
+        PENDING SCHEDULED RUNNING WAITING RETRYING SUCCEEDED REFUSED EXHAUSTED SKIPPED CANCELLED
+        COMPENSATED FAILED NOT_NEEDED RESOLVED""",
+    RecordType: """
+        SagaCreated SagaStarted StepScheduled StepStarted StepSucceeded StepRefused StepAttemptFailed StepAttemptLost
+        StepWaiting StepExhausted StepSkipped SagaTimedOut SagaCancelled CompensationBegan CompensationScheduled
+        CompensationStarted CompensationSucceeded CompensationAttemptFailed CompensationFailed CompensationResolved
+        SagaCompleted SagaFailed SagaCompensationFailed SagaPaused SagaResumed SagaExtended SagaAbandoned OperatorActed
+        AttentionRaised""",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
+def test_states_and_events_have_the_names_that_others_rely_on(kind):
+    assert {str(each) for each in kind} == set(NAMES[kind].split())
 
 
 @pytest.mark.parametrize("name", SORTS)

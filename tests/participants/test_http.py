@@ -339,9 +339,9 @@ def test_retry_after_is_seconds_or_a_date(status: int, value: str | int, seconds
         assert outcome.retry_after_seconds == pytest.approx(seconds, abs=60)
 
 
-async def test_an_accepted_call_says_where_to_look_and_when(call: Call) -> None:
+async def test_an_accepted_call_says_where_to_look_and_when(call: Call, participant: Participant) -> None:
     outcome = await call(answers(202, Location="/jobs/1", Retry_After="3"))
-    assert (outcome.kind, outcome.poll_url, outcome.retry_after_seconds) == (PENDING, "/jobs/1", 3)
+    assert (outcome.kind, outcome.poll_url, outcome.retry_after_seconds) == (PENDING, f"{participant.url}/jobs/1", 3)
     assert (await call(answers(202))).poll_url is None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DatabaseUnavailable
+from app.store import notices, outbox, sagas
 from app.store.database import Clock, Connection, Database, Lane, to_micros, to_moment
 from tests.conftest import Servers
 from tests.waiting import until
@@ -110,6 +112,18 @@ async def test_a_lane_does_not_read_whole_tables(database: Database) -> None:
     assert "Index" in text
     assert "Seq Scan" not in text
     assert "Hash" not in text
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments"),
+    [(sagas._DUE, [10]), (outbox._LEASE, [10, outbox.LEASE, ["a"]]), (notices._LEASE, [10, 10, notices.LEASE])],
+    ids=["due", "outbox", "notices"],
+)
+async def test_what_is_due_is_looked_up_by_its_time(database: Database, statement: str, arguments: list) -> None:
+    """Every sweep asks: it must not walk all that sleeps, which it would if the time were a filter."""
+    plan = await database.lane().run(lambda connection: connection.fetch(f"EXPLAIN {statement}", *arguments))
+    text = "\n".join(row[0] for row in plan)
+    assert re.search(r"Index Cond: .*(wake_at|due_at) <= now\(\)", text), text
 
 
 async def test_a_server_that_is_not_there(tmp_path_factory: pytest.TempPathFactory) -> None:
