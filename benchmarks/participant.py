@@ -4,6 +4,8 @@ It reads just enough HTTP to find where a request ends, so that a benchmark meas
 """
 
 import asyncio
+import socket
+import struct
 import sys
 
 import uvloop
@@ -34,6 +36,24 @@ class Participant(asyncio.Protocol):
             self._buffer = rest[length:]
             refused = head.partition(b" HTTP/1.1")[0].endswith(b"/refuse")
             self._transport.write(REFUSED if refused else OK)
+
+
+class Breaks(asyncio.Protocol):
+    """Resets the connection of every request."""
+
+    def __init__(self, asked: list[bytes]) -> None:
+        self._asked = asked
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._asked.append(data)
+        # A close without lingering is a reset on the wire.
+        self._transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self._transport.abort()
 
 
 async def main(port: int) -> None:
