@@ -266,8 +266,8 @@ def is_judged(plan: Planned, saga: dict[str, Any], events: list[dict[str, Any]],
                 word = Word(UNKNOWN)  # a 409 after an attempt that ended unknown
             elif where not in sent:
                 word = Word(UNKNOWN if kind == "StepAttemptLost" else NOT_SENT)
-            elif kind == "StepAttemptLost":
-                word = Word(UNKNOWN)
+            elif kind == "StepAttemptLost" or "did not answer within" in data.get("error", {}).get("message", ""):
+                word = Word(UNKNOWN)  # where the script knows of no delay, the machine was too busy for the timeout
             elif word.kind == PENDING and kind != "StepWaiting" and fate.called_back:
                 word = Word(fate.called_back)
             if until := data.get("quiet_until"):

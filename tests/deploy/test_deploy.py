@@ -253,7 +253,8 @@ import importlib, pkgutil
 for root in ("app", "workers", "saga_participant"):
     package = importlib.import_module(root)
     for module in pkgutil.walk_packages(package.__path__, f"{root}."):
-        importlib.import_module(module.name)
+        if module.name != "app.pytest_plugin":  # loaded by pytest alone
+            importlib.import_module(module.name)
 """
 
 
