@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,17 @@ async def test_a_large_body_is_refused(orders: World) -> None:
 async def test_an_input_of_just_the_limit_is_taken(orders: World) -> None:
     data = b'{"saga": "order", "input": "' + b"x" * (LIMIT - 2) + b'"}'
     assert (await orders.api.post("/sagas", data=data, Idempotency_Key="k")).status == 202
+
+
+class TestAnotherLimit:
+    @pytest.fixture
+    def options(self) -> dict[str, Any]:
+        return {"max_payload_bytes": 100}
+
+    async def test_the_limit_is_a_setting(self, orders: World) -> None:
+        for size, status in ((100, 202), (101, 413)):
+            body = {"saga": "order", "input": "x" * (size - 2)}
+            assert (await orders.api.post("/sagas", body, Idempotency_Key=f"k{size}")).status == status
 
 
 async def test_a_body_that_hides_its_length_is_refused_before_its_end(orders: World) -> None:

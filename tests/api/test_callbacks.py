@@ -1,10 +1,12 @@
 """POST /callbacks/{token}: the answer to an attempt that said 202."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from app.callbacks import AttemptName, make_token
+from app.callbacks import AttemptName, make_token, maker
+from app.settings import Settings
 from tests.api.conftest import ONCE, World
 from tests.participant import ACCEPTED, answers
 
@@ -28,6 +30,20 @@ async def waiting(world: World) -> tuple[str, str]:
     path = "/callbacks/" + url.rpartition("/")[2]
     assert path == f"/callbacks/{token(saga['id'])}"
     return saga["id"], path
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"host": "::1", "port": 81, "public_url": "https://sagas.example/in/"}, "https://sagas.example/in"),
+    ],
+    ids=["as it listens", "as others see it"],
+)
+def test_the_base_of_its_address_is_a_setting(given: dict[str, Any], base: str) -> None:
+    make = maker(Settings(secret_key="a secret for tests", **given))
+    assert make is not None
+    assert make("an id", "reserve", "action", 1) == f"{base}/callbacks/{token('an id')}"
 
 
 async def test_a_success_is_taken_once(orders: World) -> None:

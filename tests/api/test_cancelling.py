@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.api.conftest import World
-from tests.participant import answers
+from tests.participant import OK, REFUSED, Behaviour, answers
 
 
 @pytest.fixture
@@ -40,6 +40,26 @@ async def test_past_the_pivot_there_is_no_way_back(world: World) -> None:
     assert (answer.status, answer.code) == (409, "past-pivot")
     hold.release()
     assert (await running)["state"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "undone"), [(OK, "COMPLETED", []), (REFUSED, "FAILED", ["reserve"])], ids=["done", "refused"]
+)
+async def test_while_the_pivot_is_under_way_it_decides(
+    world: World, answer: Behaviour, state: str, undone: list[str]
+) -> None:
+    await world.define({"name": "reserve"}, {"name": "pay", "pivot": True}, {"name": "mail", "compensation": "none"})
+    hold = world.participant.hold("pay", answer)
+    saga = await world.submit()
+    running = asyncio.create_task(world.run(saga["id"]))
+    await hold.reached.wait()
+    for _ in range(2):
+        kept = await world.api.post(f"/sagas/{saga['id']}/cancel")
+        assert (kept.status, kept.json["state"]) == (202, "EXECUTING")
+    hold.release()
+    await running
+    assert (await world.run(saga["id"]))["state"] == state
+    assert world.participant.undone(saga["id"]) == undone
 
 
 async def test_a_body_is_not_needed_but_has_to_be_right(orders: World) -> None:

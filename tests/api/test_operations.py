@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import asyncpg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.api import operations
 from app.api.openapi import document
@@ -18,7 +20,8 @@ from app.settings import Settings
 from app.store.schema import known_revisions
 from tests.api.conftest import ONCE, PROBLEM, Client, World, serve
 from tests.conftest import KEY, Servers
-from tests.participant import answers
+from tests.participant import ACCEPTED, answers
+from workers import tasks
 
 OPEN = ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js")
 
@@ -196,6 +199,8 @@ class TestMetrics:
         found = await self.read(world)
         assert found["saga_stuck"] == 1
         assert 90 <= found["saga_oldest_overdue_seconds"] < 120
+        async with serve(settings.model_copy(update={"stuck_after": 7200})) as (patient, _):
+            assert b"saga_stuck 0.0\n" in (await patient.get("/metrics", key=None)).content
 
     async def test_every_metric_has_the_name_and_the_labels_that_dashboards_rely_on(self, world: World) -> None:
         await world.define({"name": "reserve"}, name="measured")

@@ -1,12 +1,15 @@
 """Looking at sagas: one, many, and their histories."""
 
 import asyncio
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 
+from app.settings import Settings
 from tests.api.conftest import ONCE, World
 from tests.participant import answers
 
@@ -17,6 +20,16 @@ STEPS = ({"name": "reserve"}, {"name": "charge"}, {"name": "mail", "compensation
 async def orders(world: World) -> World:
     await world.define(*STEPS)
     return world
+
+
+FIELDS = """
+    id saga version idempotency_key state input labels current_step completed_steps steps error attention paused
+    restarted_from created_at updated_at deadline_at finished_at"""
+STEP_FIELDS = "name service state attempts output error next_attempt_at started_at finished_at compensation"
+
+
+def times_of(part: dict[str, Any]) -> list[str]:
+    return [value for name, value in part.items() if value is not None and (name.endswith("_at") or name == "since")]
 
 
 class TestOne:
@@ -71,6 +84,22 @@ class TestOne:
         assert set(saga["attention"]) == {"since", "reason", "steps"}
         failed = saga["steps"][0]["compensation"]
         assert (failed["state"], failed["error"]["code"], failed["attempts"]) == ("FAILED", "exhausted", 1)
+
+    async def test_its_fields_and_times_are_those_that_others_rely_on(self, world: World) -> None:
+        await world.define({"name": "reserve", "compensation_retry": ONCE}, {"name": "charge"})
+        world.participant.on("charge", answers(422))
+        world.participant.on("reserve", answers(500), operation="compensation")
+        saga = await world.ran()
+        assert list(saga) == FIELDS.split()
+        for step in saga["steps"]:
+            assert list(step) == STEP_FIELDS.split()
+            assert list(step["compensation"]) == ["state", "attempts", "error", "next_attempt_at"]
+        assert set(saga["error"]) == {"step", "operation", "code", "message", "status", "attempts"}
+        times = [value for part in (saga, *saga["steps"], saga["attention"]) for value in times_of(part)]
+        assert len(times) > 6
+        for written in times:
+            assert datetime.fromisoformat(written).utcoffset() == timedelta(0)
+            assert written.endswith("Z")
 
     async def test_what_is_no_saga_is_not_found(self, orders: World) -> None:
         for name in ("nothing", "01a20088-707d-7471-80b7-140b7fdea249", "%00", "..", "a" * 5000, "{}"):
@@ -224,6 +253,20 @@ class TestHistory:
         rest = await orders.api.get(path + "?after=4")
         assert rest.json == {"items": whole[4:], "next_cursor": None}
         assert (await orders.api.get(path + "?after=999")).json == {"items": [], "next_cursor": None}
+
+    async def test_a_page_holds_a_thousand_unless_less_is_asked_for(self, orders: World, settings: Settings) -> None:
+        saga = await orders.submit()
+        connection = await asyncpg.connect(settings.database_url)
+        await connection.execute(
+            """INSERT INTO saga_event (saga_id, seq, type, at, data)
+            SELECT $1, n, 'OperatorActed', now(), '{}' FROM generate_series(100, 1200) AS n""",
+            saga["id"],
+        )
+        await connection.close()
+        for query in ("", "?limit=5000"):
+            page = (await orders.api.get(f"/sagas/{saga['id']}/events{query}")).json
+            assert len(page["items"]) == 1000
+            assert page["next_cursor"] == page["items"][-1]["seq"]
 
     @pytest.mark.parametrize("query", ["after=x", "after=-1", "limit=0", "since=1"])
     async def test_a_wrong_query_is_refused(self, orders: World, query: str) -> None:

@@ -135,6 +135,14 @@ async def test_a_saga_keeps_the_version_that_it_asked_for(orders: World) -> None
     assert (new["version"], len(new["steps"])) == (2, 1)
 
 
+async def test_a_saga_goes_on_with_the_version_that_it_was_started_with(orders: World) -> None:
+    saga = await orders.submit(input=INPUT)
+    await orders.define({"name": "only"})
+    ended = await orders.run(saga["id"])
+    assert (ended["state"], ended["version"]) == ("COMPLETED", 1)
+    assert [asked.step for asked in orders.participant.asked] == ["reserve", "charge"]
+
+
 async def test_input_is_held_against_the_schema(orders: World) -> None:
     answer = await orders.api.post("/sagas", {"saga": "order", "input": {"quantity": "two"}}, Idempotency_Key="k")
     assert (answer.status, answer.code) == (422, "input-invalid")
@@ -226,6 +234,20 @@ async def test_a_valid_traceparent_is_handed_on(orders: World) -> None:
         loaded = await orders.worker.sagas.load(answer.json["id"])
         assert loaded is not None
         assert loaded.traceparent == kept
+
+
+async def test_participants_get_none_of_the_submitters_headers(orders: World) -> None:
+    """But for the trace, which is theirs to go on with."""
+    body = {"saga": "order", "input": INPUT}
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    headers = {"X-Session": "mine", "Cookie": "mine=1", "User-Agent": "mine", "traceparent": parent}
+    answer = await orders.api.post("/sagas", body, Idempotency_Key="mine", **headers)
+    await orders.run(answer.json["id"])
+    assert len(orders.participant.asked) == 2
+    for asked in orders.participant.asked:
+        assert not {"X-Session", "Cookie", "Authorization"} & set(asked.headers)
+        assert [value for value in asked.headers.values() if "mine" in value] == []
+        assert asked.headers["traceparent"].split("-")[1] == parent.split("-")[1]
 
 
 async def test_numbers_are_kept_as_they_were_sent(orders: World) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from app.settings import Settings
 from tests.cli.conftest import Run, command, environ, no_traceback
 from tests.conftest import Servers
 
@@ -59,6 +60,24 @@ def test_wrong_settings_are_told_one_by_one(run: Run, set_environment: Callable[
         "  SAGA_LEASE_GRACE=soon: input should be a valid number, unable to parse string as a number\n"
         "  SAGA_WORKER_SLOTS=1: input should be greater than or equal to 4\n"
     )
+
+
+DEFAULTS = {
+    "host": "127.0.0.1",
+    "port": 8000,
+    "sweep_interval": 1,
+    "redispatch_after": 10,
+    "lease_grace": 5,
+    "stuck_after": 300,
+    "max_payload_bytes": 262_144,
+    "worker_metrics_port": 9101,
+    "notify_hosts": "127.0.0.1,localhost,::1",
+}
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_is_not_set_has_the_defaults_that_are_promised() -> None:
+    assert Settings().model_dump(include=set(DEFAULTS)) == DEFAULTS
 
 
 def test_a_secret_that_cannot_sign_is_refused_and_not_shown(run: Run, set_environment: Callable[..., None]) -> None:
