@@ -30,6 +30,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "pause": ("repair", "Send nothing new for a saga."),
         "resume": ("repair", "Let a paused saga go on."),
         "extend": ("repair", "Give a saga more time."),
+        "bulk": ("repair", "Do the same to every saga that a filter matches."),
         "dead-letters": ("repair", "What was given up: list it, retry it, discard it."),
         "notices": ("repair", "What a notify_url could not be told yet."),
     },

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -99,3 +100,31 @@ class WaitParameter(ParamType):
 
 
 saga_argument = click.argument("saga", metavar="ID|KEY")
+
+
+FILTERS = (
+    click.option(
+        "--state", help="CREATED, EXECUTING, COMPLETED, COMPENSATING, FAILED, COMPENSATION_FAILED, ABANDONED."
+    ),
+    click.option("--saga", metavar="NAME", help="Of this definition."),
+    click.option(
+        "--label", "labels", type=LabelParameter(), multiple=True, help="With this label. May be given several times."
+    ),
+    click.option("--key", help="With this key."),
+    click.option("--created-after", metavar="TIME", help="Created after this RFC 3339 time."),
+    click.option("--created-before", metavar="TIME", help="Created before this RFC 3339 time."),
+    click.option("--attention", is_flag=True, help="Only what needs a person."),
+)
+
+
+def filter_options(command: Any) -> Any:
+    """Which sagas are meant: `wanted(filters)`, and `labels` apart."""
+    for option in reversed(FILTERS):
+        command = option(command)
+    return command
+
+
+def wanted(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those filters that were given, as the API names them."""
+    found = {name: value for name, value in filters.items() if value}
+    return found | ({"state": found["state"].upper()} if "state" in found else {})

@@ -1,6 +1,6 @@
 """What a person does to a saga: one call of the API each, drawn from one table; the dead letters, and the notices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from app.cli.output import age, clean, moment, named, say, say_indented, table
-from app.cli.parameters import JsonParameter, saga_argument
+from app.cli.parameters import JsonParameter, filter_options, saga_argument, wanted
 from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
 
@@ -103,6 +103,47 @@ def _command(name: str, action: Action) -> click.Command:
     for option in (json_option, *reversed(action.options), saga_argument):
         decorated = option(decorated)
     return click.command(name, help=action.help)(decorated)
+
+
+# --- many -------------------------------------------------------------------------------------------------------
+
+
+@click.command
+@click.argument("action", type=click.Choice(["retry", "compensate", "pause"]))
+@filter_options
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many, the newest."
+)
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@_reason
+@json_option
+@speaks_http
+def bulk(
+    server: Server,
+    action: str,
+    labels: Sequence[tuple[str, str]],
+    limit: int,
+    dry_run: bool,
+    reason: str,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Do the same to every saga that a filter matches."""
+    given = wanted(filters) | ({"label": dict(labels)} if labels else {})
+    if not given:
+        raise click.UsageError("No filter is given, and that would be every saga: say which ones are meant.")
+    body = {"action": action, "filter": given, "limit": limit, "dry_run": dry_run, "reason": reason}
+    answer = server.client.post(path_of("admin", "api", "bulk"), body)
+    if as_json:
+        say(answer.text)
+        return
+    found = answer.object("matched", "done", "remaining", "failed")
+    if dry_run:
+        say(f"{found['matched']} match; {action} would be done to {min(found['matched'], limit)} of them.")
+        return
+    say(f"{action}: done to {found['done']} of {found['matched']}; {found['remaining']} remain.")
+    for each in found["failed"]:
+        say(f"  saga show {each['id']}{server.options}  ({each['code']})")
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------
@@ -236,6 +277,7 @@ _notice_command("discard", "Take a notice away; its receiver is not told.", "dis
 
 COMMANDS: Final[dict[str, click.Command]] = {
     **{name: _command(name, action) for name, action in ACTIONS.items()},
+    "bulk": bulk,
     "dead-letters": dead_letters,
     "notices": notices,
 }

@@ -9,7 +9,15 @@ from typing import Any, Final
 import click
 
 from app.cli.output import Failure, age, clean, moment, named, say, say_indented, table, terminal_width
-from app.cli.parameters import JsonParameter, KeyParameter, LabelParameter, WaitParameter, saga_argument
+from app.cli.parameters import (
+    JsonParameter,
+    KeyParameter,
+    LabelParameter,
+    WaitParameter,
+    filter_options,
+    saga_argument,
+    wanted,
+)
 from app.cli.server import Server, json_option, speaks_http
 from app.cli.timeline import AT_REST, draw
 from app.client import Answer, Unreachable, path_of
@@ -170,37 +178,16 @@ def _event_line(event: dict[str, Any]) -> str:
 
 
 @click.command("list")
-@click.option("--state", help="CREATED, EXECUTING, COMPLETED, COMPENSATING, FAILED, COMPENSATION_FAILED or ABANDONED.")
-@click.option("--saga", "definition", metavar="NAME", help="Of this definition.")
-@click.option(
-    "--label", "labels", type=LabelParameter(), multiple=True, help="With this label. May be given several times."
-)
-@click.option("--key", help="With this key.")
-@click.option("--created-after", metavar="TIME", help="Created after this RFC 3339 time.")
-@click.option("--created-before", metavar="TIME", help="Created before this RFC 3339 time.")
-@click.option("--attention", is_flag=True, help="Only what needs a person.")
+@filter_options
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("--cursor", help="Go on where an earlier list ended.")
 @json_option
 @speaks_http
 def list_sagas(
-    server: Server,
-    state: str | None,
-    definition: str | None,
-    labels: Sequence[tuple[str, str]],
-    key: str | None,
-    created_after: str | None,
-    created_before: str | None,
-    attention: bool,
-    limit: int,
-    cursor: str | None,
-    as_json: bool,
+    server: Server, labels: Sequence[tuple[str, str]], limit: int, cursor: str | None, as_json: bool, **filters: Any
 ) -> None:
     """List sagas, newest first."""
-    filters = {"state": state and state.upper(), "saga": definition, "key": key}
-    filters |= {"created_after": created_after, "created_before": created_before}
-    filters |= {"attention": "true" if attention else None}
-    query = [(name, value) for name, value in filters.items() if value]
+    query = [(name, "true" if value is True else value) for name, value in wanted(filters).items()]
     query += [("label", f"{name}:{value}") for name, value in labels]
     pages: list[Answer] = []
     items: list[dict[str, Any]] = []

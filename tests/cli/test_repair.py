@@ -188,3 +188,46 @@ def test_a_letter_is_closed(api: FakeApi, run: Run, name: str, told: str) -> Non
     api.answers[f"POST /admin/api/dead-letters/dl-1/{name}"] = Says(200, a_saga())
     assert run("dead-letters", name, "dl-1", *WHY).stdout == f"Dead letter dl-1 is {told}.\n"
     assert api.asked[0].body == BECAUSE
+
+
+# --- many -------------------------------------------------------------------------------------------------------
+
+BULK = "POST /admin/api/bulk"
+
+
+def test_bulk_says_what_was_done_and_what_was_not(api: FakeApi, run: Run) -> None:
+    failed = [{"id": ID, "code": "nothing-to-retry"}]
+    api.answers[BULK] = Says(200, {"matched": 9, "done": 4, "remaining": 5, "failed": failed})
+    given = [
+        "--state",
+        "compensation_failed",
+        "--saga",
+        "order",
+        "--label",
+        "customer=7",
+        "--attention",
+        "--limit",
+        "5",
+    ]
+    result = run("bulk", "retry", *given, *WHY)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "retry: done to 4 of 9; 5 remain." in result.stdout
+    assert f"saga show {ID}" in result.stdout
+    assert "nothing-to-retry" in result.stdout
+    (asked,) = api.asked
+    states = {"state": "COMPENSATION_FAILED", "saga": "order", "attention": True, "label": {"customer": "7"}}
+    assert asked.body == {"action": "retry", "filter": states, "limit": 5, "dry_run": False, **BECAUSE}
+
+
+def test_bulk_counts_first_where_it_is_asked_to(api: FakeApi, run: Run) -> None:
+    api.answers[BULK] = Says(200, {"matched": 900, "done": 0, "remaining": 900, "failed": []})
+    result = run("bulk", "pause", "--saga", "order", "--dry-run", *WHY)
+    assert result.stdout == "900 match; pause would be done to 100 of them.\n"
+    assert api.asked[0].body["dry_run"] is True
+
+
+def test_bulk_is_never_for_every_saga_by_an_oversight(api: FakeApi, run: Run) -> None:
+    result = run("bulk", "compensate", *WHY)
+    assert result.exit_code == 2
+    assert "No filter is given" in result.stderr
+    assert api.asked == []
