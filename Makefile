@@ -44,8 +44,9 @@ check: $(READY) ## formatter, linter, types, import rules, lock file
 format: $(READY) ## format, and mend what the linter can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
-bench: $(READY) ## sagas per second, latency, CPU and memory, as JSON lines
+bench: $(READY) ## sagas per second, latency, CPU and memory, and the cost of the barrier, as JSON lines
 	@$(BIN)/python -m benchmarks.order
+	@$(BIN)/python -m benchmarks.barrier
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

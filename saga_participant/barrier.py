@@ -48,14 +48,22 @@ import json
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from saga_participant import Call, Refused
-from saga_participant.tables import DAY, AnySession, barrier, changed, insert_once, now
+from saga_participant.tables import DAY, AnySession, barrier, changed, insert_missing, insert_once, now
 
 LONGEST_NAME_BYTES = 2000  # PostgreSQL indexes no more than 2704
 GENERATIONS = 100
+
+# Made once: SQLAlchemy takes longer to build a statement than PostgreSQL to carry it out.
+_MINE = and_(*(barrier.c[name] == bindparam(f"my_{name}") for name in ("saga_id", "step", "generation")))
+_FOUND = select(barrier.c.state, barrier.c.action_answer, barrier.c.compensation_answer).where(_MINE)
+_FOUND_AND_LOCKED = _FOUND.with_for_update()
+_ANSWERED = update(barrier).where(_MINE).values(at=bindparam("now"))
+_DONE = _ANSWERED.values(action_answer=bindparam("answer"))
+_UNDONE = _ANSWERED.values(state="undone", compensation_answer=bindparam("answer"))
 
 
 class CalledOff(Refused):
@@ -124,12 +132,12 @@ class Barrier:
         """The step's row, locked where it may change; None where it is new and has `state` now."""
         n = self.call.generation
         if n:
-            insert_once(db, barrier, *(self._row(earlier, "void") for earlier in range(max(0, n - GENERATIONS), n)))
-        found = select(barrier.c.state, barrier.c.action_answer, barrier.c.compensation_answer).where(*self._mine())
-        if state == "void":
-            found = found.with_for_update()
-        while not insert_once(db, barrier, self._row(n, state)):
-            if (row := db.execute(found).one_or_none()) is not None:  # else it was forgotten in between
+            earlier = range(max(0, n - GENERATIONS), n)
+            insert_missing(db, barrier, [self._names(one) | {"state": "void", "at": now()} for one in earlier])
+        found = _FOUND if state == "done" else _FOUND_AND_LOCKED
+        while not insert_once(db, barrier, self._names(n) | {"state": state, "at": now()}):
+            row = db.execute(found, self._mine()).one_or_none()
+            if row is not None:  # else it was forgotten in between
                 return row
         return None
 
@@ -141,18 +149,15 @@ class Barrier:
             if self._transaction is None or _innermost(db) is not self._transaction:
                 raise RuntimeError("the transaction ended inside the barrier: commit after it")
             text = json.dumps(self.answer, allow_nan=False)
-            is_action = self.call.operation == "action"
-            new = {"action_answer": text} if is_action else {"state": "undone", "compensation_answer": text}
-            db.execute(update(barrier).where(*self._mine()).values(**new, at=now()))
+            answered = _DONE if self.call.operation == "action" else _UNDONE
+            db.execute(answered, {**self._mine(), "answer": text, "now": now()})
             self.answer = json.loads(text)
 
-    def _mine(self) -> tuple[Any, ...]:
-        call, table = self.call, barrier.c
-        return table.saga_id == call.saga_id, table.step == call.step, table.generation == call.generation
+    def _mine(self) -> dict[str, Any]:
+        return {f"my_{name}": value for name, value in self._names(self.call.generation).items()}
 
-    def _row(self, generation: int, state: str) -> dict[str, Any]:
-        names = {"saga_id": self.call.saga_id, "step": self.call.step, "generation": generation}
-        return {**names, "state": state, "at": now()}
+    def _names(self, generation: int) -> dict[str, Any]:
+        return {"saga_id": self.call.saga_id, "step": self.call.step, "generation": generation}
 
 
 def forget(session: Session | Connection, *, older_than_seconds: float = 30 * DAY) -> int:

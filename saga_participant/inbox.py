@@ -5,8 +5,8 @@ An entry of the stream is first written down here, one row for each handler that
 A handler runs in the transaction that marks its row as done. An attempt is counted before it is made, in a
 transaction of its own, so an event that kills the process is given up as well.
 
-Rows of one lane (a handler's correlation) are handled one after another, in the order in which they came: a failing
-one holds up those behind it in its lane until it is done or given up, and nothing else. Given up is a dead letter:
+Rows of one lane (a correlation) are handled one after another, in the order in which they came: a failing one holds
+up those behind it in its lane until it is done or given up, and nothing else. Given up is a dead letter:
 the row stays, in the state `dead`, until somebody retries it or the retention is over.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
-from saga_participant.tables import changed, inbox, insert_once, now
+from saga_participant.tables import changed, inbox, insert_missing, now
 
 FIRST_DELAY_SECONDS: Final = 1.0
 LONGEST_DELAY_SECONDS: Final = 300.0
@@ -31,9 +31,9 @@ def entry(
     return {**names, "state": state, "attempts": 0, "due_at": now(), "at": now(), "error": error}
 
 
-def keep(session: Session, rows: list[dict[str, Any]]) -> int:
-    """Writes down what has not been here before; how many."""
-    return insert_once(session, inbox, *rows) if rows else 0
+def keep(session: Session, rows: list[dict[str, Any]]) -> None:
+    """Writes down what has not been here before."""
+    insert_missing(session, inbox, rows)
 
 
 def claim(session: Session) -> Any:

@@ -30,7 +30,8 @@ from saga_participant.tables import DAY, AnySession, now, outbox
 KEEP_PUBLISHED_SECONDS: Final = DAY
 BATCH: Final = 200
 POSTS_AT_ONCE: Final = 10
-LEASE_SECONDS: Final = 30.0
+PUBLISH_LEASE_SECONDS: Final = 10.0
+POST_LEASE_SECONDS: Final = 30.0
 POST_SECONDS: Final = 10.0
 LONGEST_DELAY_SECONDS: Final = 300.0
 NEVER: Final = {"saga": {400, 409, 413, 422}, "callback": {400, 404, 413, 422}}
@@ -103,7 +104,7 @@ class Sender:
         if newest is not None and not await redis.xrange(STREAM, newest, newest):
             await self._publish_again(redis)
         rows = await self._store.run(_waiting_events)
-        if not rows or time.monotonic() - began > LEASE_SECONDS / 2:
+        if not rows or time.monotonic() - began > PUBLISH_LEASE_SECONDS / 2:
             return 0
         async with redis.pipeline(transaction=True) as pipeline:  # all or none: a gap would change the order
             for row in rows:
@@ -113,7 +114,7 @@ class Sender:
         return len(rows)
 
     def _newest(self, session: Session) -> tuple[bool, str | None]:
-        if not take_lease(session, "publish", self._owner, LEASE_SECONDS):
+        if not take_lease(session, "publish", self._owner, PUBLISH_LEASE_SECONDS):
             return False, None
         recent = (
             select(outbox.c.stream_id)
@@ -142,7 +143,7 @@ class Sender:
         return sum(await asyncio.gather(*(self._post(http, row, orchestrator_url, api_key) for row in rows)))
 
     def _waiting_posts(self, session: Session, kinds: list[str]) -> Any:
-        if not take_lease(session, "post", self._owner, LEASE_SECONDS):
+        if not take_lease(session, "post", self._owner, POST_LEASE_SECONDS):
             return []
         due = select(outbox).where(outbox.c.state == "waiting", outbox.c.kind.in_(kinds), outbox.c.due_at <= now())
         return session.execute(due.order_by(outbox.c.id).limit(POSTS_AT_ONCE)).all()

@@ -55,7 +55,7 @@ from sqlalchemy.util import await_only
 from saga_participant import Call, Refused, Retry, inbox, outbox
 from saga_participant.barrier import Barrier, CalledOff, forget
 from saga_participant.events import COMPENSATION_REQUESTED, FIELD, STREAM, Event, correlate
-from saga_participant.store import Store, move, position, take_lease
+from saga_participant.store import Store, drop_leases, move, position, take_lease
 from saga_participant.tables import DAY, now
 
 READ_AT_ONCE: Final = 100
@@ -121,7 +121,6 @@ class Participant:
         self._handlers: dict[str, _Handler] = {}
         self._by_type: dict[str, list[_Handler]] = {}
         self._owner = str(uuid.uuid4())
-        self._bell = asyncio.Event()
         self._sender = outbox.Sender(self._store, self._owner)
 
     def on(self, *types: str, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -170,16 +169,25 @@ class Participant:
 
         Redis, the orchestrator or the database may be away at any time: it goes on when they are back.
         """
+        self._bell = asyncio.Event()  # of this event loop
         workers = 1 if self._store.has_one_writer else 4
-        async with self._redis() as redis, aiohttp.ClientSession(trust_env=False) as http, asyncio.TaskGroup() as group:
-            for doing in (
-                lambda: self._read(redis, READ_BLOCK_MILLISECONDS),
-                lambda: self._sender.publish_waiting(redis),
-                lambda: self._sender.post_waiting(http, self._orchestrator_url, self._api_key),
-                *[self._handle_next] * workers,
+        try:
+            async with (
+                self._redis() as redis,
+                aiohttp.ClientSession(trust_env=False) as http,
+                asyncio.TaskGroup() as group,
             ):
-                group.create_task(self._again_and_again(doing))
-            group.create_task(self._again_and_again(self._clean, CLEAN_EVERY_SECONDS))
+                for doing in (
+                    lambda: self._read(redis, READ_BLOCK_MILLISECONDS),
+                    lambda: self._sender.publish_waiting(redis),
+                    lambda: self._sender.post_waiting(http, self._orchestrator_url, self._api_key),
+                    *[self._handle_next] * workers,
+                ):
+                    group.create_task(self._again_and_again(doing))
+                group.create_task(self._again_and_again(self._clean, CLEAN_EVERY_SECONDS))
+        finally:
+            with contextlib.suppress(Exception):  # else they end by themselves
+                await self._store.run(lambda session: drop_leases(session, self._owner))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -274,7 +282,7 @@ class Participant:
 
     def _row(self, handler: _Handler, event: Event) -> dict[str, Any]:
         correlation = self.correlation_of(event)
-        lane = f"{handler.name}/{correlation}" if handler.is_ordered and correlation is not None else None
+        lane = correlation if handler.is_ordered else None
         error = None
         if correlation is None:
             error = f"no correlation at {self._correlation}"

@@ -13,6 +13,7 @@ and nothing that must be right hangs on them.
 """
 
 import time
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -144,22 +145,36 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def insert_once(db: Session | Connection, table: Table, *rows: dict[str, Any]) -> int:
-    """Inserts the rows that do not collide with one that is there; how many did not.
+def insert_once(db: Session | Connection, table: Table, row: dict[str, Any]) -> bool:
+    """Inserts the row unless it collides with one that is there; whether it did.
 
     On PostgreSQL it waits for a transaction that has written such a row and is not over.
     """
-    dialect = (db.get_bind() if isinstance(db, Session) else db).dialect.name
+    return changed(db, _insert(table, _dialect(db)), row) == 1
+
+
+def insert_missing(db: Session | Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Inserts those of the rows that collide with none that is there, in their order."""
+    if rows:
+        db.execute(_insert(table, _dialect(db)), rows)
+
+
+@cache  # building it anew each time would cost more than its execution
+def _insert(table: Table, dialect: str) -> Any:
     if dialect == "postgresql":
-        return changed(db, postgresql.insert(table).values(list(rows)).on_conflict_do_nothing())
+        return postgresql.insert(table).on_conflict_do_nothing()
     if dialect == "sqlite":
-        return changed(db, sqlite.insert(table).values(list(rows)).on_conflict_do_nothing())
+        return sqlite.insert(table).on_conflict_do_nothing()
     raise NotImplementedError(f"the kit knows PostgreSQL and SQLite, not {dialect}")
 
 
-def changed(db: Session | Connection, statement: Any) -> int:
+def _dialect(db: Session | Connection) -> str:
+    return (db.get_bind() if isinstance(db, Session) else db).dialect.name
+
+
+def changed(db: Session | Connection, statement: Any, parameters: dict[str, Any] | None = None) -> int:
     """How many rows an INSERT, UPDATE or DELETE has changed."""
-    result: Any = db.execute(statement)
+    result: Any = db.execute(statement, parameters)
     return int(result.rowcount)
 
 

@@ -144,7 +144,7 @@ async def test_success_is_answered_only_when_it_is_committed(client, service, mo
     monkeypatch.setattr(type(dialect), "do_commit", fail)
     with pytest.raises(SQLAlchemyError):
         await client.call("/do")
-    assert client.started == {}
+    assert client.started["status"] == 500
 
 
 async def test_work_for_later_is_accepted_without_a_transaction(client):
