@@ -32,7 +32,7 @@ test: $(READY) ## all tests, with embedded PostgreSQL and Valkey
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-quick: $(READY) ## the tests that take no processes: a minute
-	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants tests/kit
 
 check: $(READY) ## formatter, linter, types, import rules, lock file
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
+from app.participants.http import HttpParticipant
+from app.saga.service import Service
 from saga_participant import Call, Refused, Retry
 from saga_participant.calls import read_call
+from tests.participants.attempts import ATTEMPT, UNDOING
 
 OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_bmV3IGFuZCBxdWl0ZSBzZWNyZXQga2V5"
 BODY = {
@@ -43,6 +46,19 @@ def test_a_request_becomes_a_call():
     assert call.deadline == datetime(2026, 11, 21, 22, 40, 12, 345000, UTC)
     assert call.callback_url == "http://127.0.0.1/callbacks/t"
     assert Call.from_json(call.to_json()) == call
+
+
+@pytest.mark.parametrize("attempt", [ATTEMPT, UNDOING], ids=["action", "compensation"])
+def test_what_the_orchestrator_sends_is_what_the_kit_reads(attempt):
+    body, participant = attempt.body(), HttpParticipant(None, Service("shop", "http://shop", secrets=(OLD, NEW)), 1000)
+    call = read_call(participant._headers(attempt, body), body, secrets=[NEW])
+    assert (call.saga_id, call.saga, call.step) == (attempt.saga_id, attempt.saga, attempt.step)
+    assert (call.operation, call.attempt) == (attempt.operation, attempt.number)
+    assert call.input == json.loads(attempt.input)
+    assert call.output == json.loads(attempt.output or b"null")
+    assert call.outputs == {"reserve": {"id": [1, 2]}}
+    assert (call.idempotency_key, call.deadline) == (attempt.key, attempt.deadline)
+    assert (call.callback_url, call.traceparent) == (attempt.callback_url, attempt.traceparent)
 
 
 @pytest.mark.parametrize(
