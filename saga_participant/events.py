@@ -38,13 +38,15 @@ class Event:
         document = {"specversion": "1.0", "id": self.id, "source": self.source, "type": self.type}
         given = {"subject": self.subject, "time": self.time}
         document |= {name: value for name, value in given.items() if value is not None}
-        return json.dumps({**self.more, **document, "datacontenttype": "application/json", "data": self.data})
+        return json.dumps(
+            {**self.more, **document, "datacontenttype": "application/json", "data": self.data}, allow_nan=False
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Event":
         """ValueError where it is no CloudEvent, or its names are longer than 500 bytes."""
         try:
-            document = json.loads(text)
+            document = json.loads(text, parse_constant=_refuse)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         if not isinstance(document, dict) or document.get("specversion") != "1.0":
@@ -83,6 +85,10 @@ def correlate(path: str) -> Callable[[Event], str | None]:
             return None
 
     return find
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _name(value: Any, what: str) -> str:

@@ -37,6 +37,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ from saga_participant.tables import DAY, now
 READ_AT_ONCE: Final = 100
 READ_LEASE_SECONDS: Final = 15.0
 READ_BLOCK_MILLISECONDS: Final = 1000
+HANDLERS_AT_ONCE: Final = 4
 CLEAN_EVERY_SECONDS: Final = 3600.0
 FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -94,8 +96,8 @@ class Participant:
     `name` is the `source` of what it publishes. `correlation` is a path over an event, such as `data.order_id`, as in
     the definition; what is published without it gets it. `attempts` counts handlings of one event before it becomes
     a dead letter; `retention_seconds` is how long steps, handled events and dead letters are remembered, and events
-    that are older on the stream are not looked at. `orchestrator_url` and `api_key` are for `start_saga`.
-    The tables have to be there (see `tables`).
+    that are older on the stream are not looked at. `orchestrator_url` and `api_key` are for `start_saga`; without a
+    `redis_url` only that and `call_back` are done. The tables have to be there (see `tables`).
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Participant:
         name: str,
         engine: AsyncEngine | Engine,
         *,
-        redis_url: str,
+        redis_url: str | None = None,
         correlation: str = "subject",
         orchestrator_url: str | None = None,
         api_key: str | None = None,
@@ -120,7 +122,7 @@ class Participant:
         self._retention_seconds, self._poll_seconds = retention_seconds, poll_seconds
         self._handlers: dict[str, _Handler] = {}
         self._by_type: dict[str, list[_Handler]] = {}
-        self._owner = str(uuid.uuid4())
+        self._owner, self._clean_at = str(uuid.uuid4()), 0.0
         self._sender = outbox.Sender(self._store, self._owner)
 
     def on(self, *types: str, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -161,6 +163,8 @@ class Participant:
 
         `correlation` may be left out where `data` holds it. ValueError where there is none.
         """
+        if self._redis_url is None:
+            raise ValueError(f"{self.name} has no redis_url to publish to")
         found = correlation or self._find(Event(event_type, self.name, data))
         return outbox.publish(session, self._event(event_type, data, found))
 
@@ -170,21 +174,14 @@ class Participant:
         Redis, the orchestrator or the database may be away at any time: it goes on when they are back.
         """
         self._bell = asyncio.Event()  # of this event loop
-        workers = 1 if self._store.has_one_writer else 4
         try:
-            async with (
-                self._redis() as redis,
-                aiohttp.ClientSession(trust_env=False) as http,
-                asyncio.TaskGroup() as group,
-            ):
-                for doing in (
-                    lambda: self._read(redis, READ_BLOCK_MILLISECONDS),
-                    lambda: self._sender.publish_waiting(redis),
-                    lambda: self._sender.post_waiting(http, self._orchestrator_url, self._api_key),
-                    *[self._handle_next] * workers,
-                ):
+            async with contextlib.AsyncExitStack() as stack:
+                loops = await self._loops(stack, READ_BLOCK_MILLISECONDS)
+                if not self._store.has_one_writer:
+                    loops += [self._handle_next] * (HANDLERS_AT_ONCE - 1)
+                group = await stack.enter_async_context(asyncio.TaskGroup())
+                for doing in loops:
                     group.create_task(self._again_and_again(doing))
-                group.create_task(self._again_and_again(self._clean, CLEAN_EVERY_SECONDS))
         finally:
             with contextlib.suppress(Exception):  # else they end by themselves
                 await self._store.run(lambda session: drop_leases(session, self._owner))
@@ -202,14 +199,10 @@ class Participant:
 
     async def settle(self) -> None:
         """Reads, handles, publishes and posts until nothing is due any more; for a service's own tests."""
-        async with self._redis() as redis, aiohttp.ClientSession(trust_env=False) as http:
-            is_busy = True
-            while is_busy:
-                is_busy = bool(await self._read(redis, None))
-                while await self._handle_next():
-                    is_busy = True
-                is_busy |= bool(await self._sender.publish_waiting(redis))
-                is_busy |= bool(await self._sender.post_waiting(http, self._orchestrator_url, self._api_key))
+        async with contextlib.AsyncExitStack() as stack:
+            loops = await self._loops(stack, None)
+            while any([await doing() for doing in loops]):  # a list: each has its turn
+                pass
 
     async def dead_letters(self) -> list[dict[str, Any]]:
         """`{id, source, event_id, handler, lane, event, attempts, error, ...}`, the oldest first."""
@@ -219,25 +212,42 @@ class Participant:
         """Tries it again, with a fresh budget; False where there is none of that id."""
         return await self._store.run(lambda session: inbox.revive(session, letter_id))
 
-    def _redis(self) -> "Redis":
-        return Redis.from_url(self._redis_url, protocol=2, socket_timeout=5, socket_connect_timeout=5)
+    async def _loops(
+        self, stack: contextlib.AsyncExitStack, block_milliseconds: int | None
+    ) -> list[Callable[[], Awaitable[int]]]:
+        """What a runner does in turns or side by side; each returns how much it found."""
+        http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+        loops: list[Callable[[], Awaitable[int]]] = [
+            self._handle_next,
+            self._clean,
+            lambda: self._sender.post_waiting(http, self._orchestrator_url, self._api_key),
+        ]
+        if self._redis_url is not None:
+            made = Redis.from_url(self._redis_url, protocol=2, socket_timeout=5, socket_connect_timeout=5)
+            redis = await stack.enter_async_context(made)
+            loops += [lambda: self._read(redis, block_milliseconds), lambda: self._sender.publish_waiting(redis)]
+        return loops
 
-    async def _again_and_again(self, doing: Callable[[], Awaitable[Any]], idle_seconds: float | None = None) -> None:
-        while True:
+    async def _again_and_again(self, doing: Callable[[], Awaitable[int]]) -> None:
+        task = asyncio.current_task()
+        # A cancel can be swallowed on its way through a driver that cleans up: it is asked for, too.
+        while task is None or not task.cancelling():
             try:
                 found = await doing()
             except (RedisError, SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("%s waits for a server: %s", self.name, error)
-                found = None
+                found = 0
             except Exception:  # whatever it is, the other loops have to go on
                 log.exception("%s goes on after an error", self.name)
-                found = None
-            if found and idle_seconds is None:
+                found = 0
+            if found:
                 self._bell.set()  # what one loop has done is often work for another, and polling finds what it misses
                 self._bell.clear()
-                continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._bell.wait(), self._poll_seconds if idle_seconds is None else idle_seconds)
+            else:
+                # Not wait_for: Python 3.11's swallows a cancel that comes together with the bell.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._poll_seconds):
+                        await self._bell.wait()
 
     async def _read(self, redis: "Redis", block_milliseconds: int | None) -> int:
         """Writes down one batch from the stream; how many entries it had."""
@@ -356,11 +366,15 @@ class Participant:
         level = logging.ERROR if state == "dead" else logging.WARNING
         log.log(level, text, self.name, row.handler, row.event_id, row.source, why, exc_info=error)
 
-    async def _clean(self) -> None:
-        seconds = self._retention_seconds
+    async def _clean(self) -> int:
+        """Forgets, once an hour, what is older than the retention."""
+        if time.monotonic() < self._clean_at:
+            return 0
+        self._clean_at, seconds = time.monotonic() + CLEAN_EVERY_SECONDS, self._retention_seconds
         await self._store.run(lambda session: forget(session, older_than_seconds=seconds))
         await self._store.run(lambda session: inbox.forget_handled(session, seconds))
         await self._store.run(lambda session: outbox.forget_sent(session, seconds))
+        return 0
 
     def correlation_of(self, event: Event) -> str | None:
         if event.type == COMPENSATION_REQUESTED:
@@ -382,6 +396,8 @@ class Participant:
             raise TypeError(f"{function.__name__} has to be {wanted}")
 
     def _add(self, types: Iterable[str], handler: _Handler) -> None:
+        if self._redis_url is None:
+            raise ValueError(f"{self.name} has no redis_url, so no event reaches {handler.name}")
         if self._handlers.setdefault(handler.name, handler) is not handler:
             raise ValueError(f"two handlers of {self.name} are called {handler.name}")
         for event_type in types:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import random
 from itertools import count
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from sqlalchemy import insert, select, update
 
 from saga_participant import Refused, Retry
@@ -238,6 +240,8 @@ async def test_a_poison_event_is_a_dead_letter_and_holds_up_only_its_own_correla
     assert (letter["event_id"], letter["handler"], letter["attempts"]) == (bad.id, "note", 3)
     assert letter["error"] == "RuntimeError: poison"
     assert "a dead letter now" in caplog.text
+    labels = {"service": "inventory", "handler": "note", "result": "dead"}
+    assert REGISTRY.get_sample_value("saga_participant_events_total", labels) > 0
     assert await shop.done("bad") == ["note"]
     shop.behaviour.clear()
     assert await shop.inventory.retry_dead_letter(letter["id"])
@@ -283,10 +287,11 @@ async def test_a_handler_may_say_when_it_wants_to_be_asked_again(shop):
         {FIELD: json.dumps({"specversion": "1.0", "id": "\ud800", "source": "s", "type": "OrderNoted"})},
         {FIELD: json.dumps({"specversion": "1.0", "id": "x" * 5000, "source": "s", "type": "OrderNoted"})},
         {FIELD: json.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "OrderNoted"})},
+        {FIELD: '{"specversion": "1.0", "id": "1", "source": "s", "type": "OrderNoted", "data": NaN}'},
         {FIELD: Event("OrderNoted", "s", {"order_id": "a\0"}).to_json()},
         {FIELD: Event("OrderNoted", "s", {"order_id": {"a": 1}}).to_json()},
     ],
-    ids=["field", "bytes", "deep", "empty", "nul", "surrogate", "long", "no data", "bad correlation", "no text"],
+    ids=["field", "bytes", "deep", "empty", "nul", "surrogate", "long", "no data", "nan", "bad correlation", "no text"],
 )
 async def test_what_cannot_be_handled_is_a_dead_letter_and_holds_up_nothing(shop, entry):
     shop.redis.xadd(STREAM, entry)
@@ -393,6 +398,19 @@ async def test_two_runners_and_a_restart_handle_everything_once_and_publish_in_o
         assert await shop.done(order) in (["reserve", "release"], [])
 
 
+async def test_a_busy_runner_ends_whenever_it_is_told_to(shop):
+    """A driver that cleans up may swallow the cancel; once in six times it did."""
+    dice = random.Random(1)
+    for round_number in range(20):
+        task = asyncio.create_task(shop.inventory.run())
+        for number in range(5):
+            shop.send("OrderPlaced", f"{round_number}-{number}")
+            await asyncio.sleep(dice.random() * 0.03)
+        task.cancel()
+        ended, _ = await asyncio.wait([task], timeout=30)
+        assert ended
+
+
 async def test_a_handler_of_the_wrong_colour_is_refused_where_it_is_written(shop):
     def plain(_event, _session): ...
 
@@ -400,6 +418,29 @@ async def test_a_handler_of_the_wrong_colour_is_refused_where_it_is_written(shop
 
     with pytest.raises(TypeError, match="has to be"):
         shop.inventory.on("X")(plain if shop.service.is_async else coloured)
+
+
+async def test_what_is_older_than_the_retention_is_forgotten_but_not_what_waits(shop):
+    def fail(_event):
+        raise RuntimeError("not yet")
+
+    shop.behaviour["note"] = fail
+    shop.send("OrderPlaced", "1")
+    shop.send("OrderNoted", "2")
+    await shop.inventory.settle()
+    forgetful = shop.participant("inventory", retention_seconds=-60)
+    await forgetful.settle()
+    assert await shop.rows(select(barrier)) == []
+    assert await shop.rows(select(inbox.c.handler, inbox.c.state)) == [("note", "waiting")]
+
+
+async def test_without_redis_a_participant_only_posts(shop):
+    alone = Participant("alone", shop.service.engine)
+    await alone.settle()
+    with pytest.raises(ValueError, match="no event reaches note"):
+        alone.on("X")(shop.handler("note"))
+    with pytest.raises(ValueError, match="no redis_url to publish to"):
+        alone.publish(None, "X", {}, correlation="1")
 
 
 async def test_two_handlers_of_one_name_are_refused(shop):
