@@ -32,7 +32,7 @@ test: $(READY) ## all tests, with embedded PostgreSQL and Valkey
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-quick: $(READY) ## the tests that take no processes: a minute
-	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants tests/kit
 
 check: $(READY) ## formatter, linter, types, import rules, lock file
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
@@ -44,10 +44,11 @@ check: $(READY) ## formatter, linter, types, import rules, lock file
 format: $(READY) ## format, and mend what the linter can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
-bench: $(READY) ## sagas per second, latency, CPU and memory, as JSON lines
+bench: $(READY) ## sagas per second, latency, CPU and memory, and the cost of the barrier, as JSON lines
 	@$(BIN)/python -m benchmarks.order
 	@$(BIN)/python -m benchmarks.listing
 	@$(BIN)/python -m benchmarks.beside
+	@$(BIN)/python -m benchmarks.barrier
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
