@@ -14,6 +14,8 @@ from typing import Any, Final
 
 STREAM: Final = "saga:events"
 FIELD: Final = "event"
+READER: Final = "reader:"
+"""And a service's name: a consumer group that marks how far the service has read, so that nobody trims beyond it."""
 COMPENSATION_REQUESTED: Final = "CompensationRequested"
 """The type of the event by which the orchestrator asks for a compensation; its data: `{saga, step, correlation,
 reason}`."""

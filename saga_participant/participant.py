@@ -46,7 +46,7 @@ from typing import Any, Final
 
 import aiohttp
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_session
@@ -55,7 +55,7 @@ from sqlalchemy.util import await_only
 
 from saga_participant import Call, Refused, Retry, inbox, outbox
 from saga_participant.barrier import Barrier, CalledOff, forget
-from saga_participant.events import COMPENSATION_REQUESTED, FIELD, STREAM, Event, correlate
+from saga_participant.events import COMPENSATION_REQUESTED, FIELD, READER, STREAM, Event, correlate
 from saga_participant.store import Store, drop_leases, move, position, take_lease
 from saga_participant.tables import DAY, now
 
@@ -115,6 +115,7 @@ class Participant:
         poll_seconds: float = 0.5,
     ) -> None:
         self.name = name
+        self._marked: str | None = None
         self._store = Store(engine)
         self._redis_url, self._orchestrator_url, self._api_key = redis_url, orchestrator_url, api_key
         self._correlation, self._find = correlation, correlate(correlation)
@@ -259,12 +260,26 @@ class Participant:
             log.warning("%s reads %s from its beginning", self.name, STREAM)
             cursor = ""
             await self._store.run(lambda session: move(session, "read", self._owner, ""))
+        if self._marked != cursor:
+            await self._mark(redis, cursor)
         found: Any = await redis.xread({STREAM: cursor or "0-0"}, READ_AT_ONCE, block_milliseconds)
         entries = found[0][1] if found else []
         rows = [row for stream_id, fields in entries for row in self._rows(stream_id.decode(), fields)]
         if entries:
-            await self._store.run(lambda session: self._keep(session, rows, entries[-1][0].decode()))
+            last = entries[-1][0].decode()
+            await self._store.run(lambda session: self._keep(session, rows, last))
+            await self._mark(redis, last)
         return len(entries)
+
+    async def _mark(self, redis: "Redis", cursor: str) -> None:
+        """Says in the stream how far we have read, as a group that reads nothing: nobody trims what it still needs."""
+        group, at = f"{READER}{self.name}", cursor or "0-0"
+        try:
+            await redis.xgroup_setid(STREAM, group, at)
+        except ResponseError:  # there is no such group, or no stream
+            with contextlib.suppress(ResponseError):  # another process has just made it
+                await redis.xgroup_create(STREAM, group, at, mkstream=True)
+        self._marked = cursor
 
     def _cursor(self, session: Session) -> str | None:
         if not take_lease(session, "read", self._owner, READ_LEASE_SECONDS):

@@ -59,15 +59,32 @@ class Service:
         return await self.store.run(lambda session: list(session.execute(found).scalars()))
 
 
+def engine_of(kind, url):
+    if kind == "sqlite async":
+        return async_sqlite_engine(url)
+    return sqlite_engine(url) if kind == "sqlite" else postgres_engine(url)
+
+
+def async_sqlite_engine(url):
+    url = url.replace("sqlite:", "sqlite+aiosqlite:")
+    engine = create_async_engine(url, connect_args={"timeout": 60}, poolclass=NullPool)
+    _make_quick(engine.sync_engine)
+    return engine
+
+
 def sqlite_engine(url):
     engine = create_engine(url, connect_args={"timeout": 60}, poolclass=NullPool)
+    _make_quick(engine)
+    return engine
 
+
+def _make_quick(engine):
     @event.listens_for(engine, "connect")
     def _(connection, _record):
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = OFF")
-
-    return engine
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = OFF")
+        cursor.close()
 
 
 def postgres_engine(url):
@@ -82,13 +99,13 @@ def make_tables(session):
             session.execute(delete(table))
 
 
-KINDS = ["postgres async", "postgres plain", "sqlite"]
+KINDS = ["postgres async", "postgres plain", "sqlite", "sqlite async"]
 
 
 @contextlib.contextmanager
 def own_database(request, kind, path):
     """The URL of a new database of the service's own; None is a file at `path`."""
-    if kind == "sqlite":
+    if kind.startswith("sqlite"):
         yield f"sqlite:///{path}"
         return
     with request.getfixturevalue("servers").database(template=None) as url:
@@ -97,8 +114,8 @@ def own_database(request, kind, path):
 
 @contextlib.asynccontextmanager
 async def open_service(kind, url):
-    engine = sqlite_engine(url) if kind == "sqlite" else postgres_engine(url)
-    service = Service(engine, is_async=kind == "postgres async")
+    engine = engine_of(kind, url)
+    service = Service(engine, is_async=kind.endswith("async"))
     await service.store.run(make_tables)
     yield service
     if isinstance(engine, AsyncEngine):

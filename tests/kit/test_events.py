@@ -348,6 +348,21 @@ async def test_a_lost_stream_is_published_again_in_order_and_changes_nothing(sho
     assert await shop.rows(select(effects.c.what)) == [("reserve",)] * 3
 
 
+async def test_the_stream_knows_how_far_a_service_has_read(shop):
+    def mark():
+        (group,) = [group for group in shop.redis.xinfo_groups(STREAM) if group["name"] == b"reader:inventory"]
+        return group["last-delivered-id"]
+
+    shop.send("OrderNoted")
+    await shop.inventory.settle()
+    last = shop.redis.xrevrange(STREAM, count=1)[0][0]
+    assert mark() == last
+    shop.redis.delete(STREAM)
+    shop.send("OrderNoted", "4712")
+    await shop.inventory.settle()
+    assert mark() == shop.redis.xrevrange(STREAM, count=1)[0][0]
+
+
 async def test_a_lost_tail_of_the_stream_is_published_again(shop):
     """As after a power cut, or a fail-over to a replica that was behind."""
     for order in ("1", "2"):
