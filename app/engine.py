@@ -22,7 +22,7 @@ from app.observability import log
 from app.recent import Recent
 from app.saga import actions, machine, rules
 from app.saga.definition import Definition
-from app.saga.machine import Timing
+from app.saga.draft import Timing
 from app.saga.messages import Actor, Admitted, Answered, FromOperator, Message, Outcome, RecordType, Refusal, Transition
 from app.saga.state import ACTION, SECOND, Micros, Operation
 from app.settings import Settings

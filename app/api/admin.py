@@ -249,7 +249,7 @@ async def restart(request: Request, caller: MayAdmin, id: str) -> Response:  # n
     matches = if_match(request)
     if matches is not None and not matches(old):
         raise Problem(412, "saga-has-moved", f"Saga {old.id} has moved on since you looked at it; nothing was done.")
-    if (refusal := refuse_restart(old.state)) is not None:
+    if (refusal := refuse_restart(old.definition, old.state)) is not None:
         raise not_allowed(old, refusal)
     definition, version = await find_definition(house, old.definition.name, None)
     value = wanted.input if "input" in wanted.model_fields_set else old.payload(INPUT)
