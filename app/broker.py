@@ -148,12 +148,8 @@ def task_message(task: str, queue: str, args: Sequence[Any]) -> bytes:
 
 def open_redis(redis_url: str, **options: Any) -> redis.asyncio.Redis:
     """A client that gives up soon: Redis is the bell, never the truth."""
-    return redis.asyncio.Redis.from_url(
-        redis_url,
-        socket_timeout=REDIS_SECONDS,
-        socket_connect_timeout=REDIS_SECONDS,
-        **options,
-    )
+    timeouts = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
+    return redis.asyncio.Redis.from_url(redis_url, **{**timeouts, **options})
 
 
 class Publisher:

@@ -10,25 +10,56 @@ once, with one key.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 from app import broker, observability, probes
 from app.errors import DatabaseUnavailable, Problem
+from app.instants import rfc3339
 from app.notices import notice_of
 from app.observability import log
+from app.participants.contract import readable
 from app.recent import Recent
-from app.saga import actions, machine, rules
+from app.saga import actions, choreography, machine, rules
 from app.saga.definition import Definition
-from app.saga.machine import Timing
-from app.saga.messages import Actor, Admitted, Answered, FromOperator, Message, Outcome, RecordType, Refusal, Transition
-from app.saga.state import ACTION, SECOND, Micros, Operation
+from app.saga.draft import Timing
+from app.saga.messages import (
+    Actor,
+    Admitted,
+    Answered,
+    FromOperator,
+    Happened,
+    Message,
+    Outcome,
+    RecordType,
+    Refusal,
+    Request,
+    Transition,
+)
+from app.saga.state import ACTION, SECOND, CallState, Micros, Operation, SagaState, State
 from app.settings import Settings
 from app.store.database import Database
-from app.store.definitions import Definitions
+from app.store.definitions import Definitions, Follower
 from app.store.sagas import INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, early_enough, new_id, output_of
+from app.store.tables import NO_TENANT
+from saga_participant.events import COMPENSATION_REQUESTED, Event
+
+SOURCE: Final = "/saga-orchestrator"
+"""Of the events that the orchestrator itself publishes."""
+
+
+class Observed(StrEnum):
+    """What came of an event."""
+
+    OPENED = "opened"
+    MOVED = "moved"
+    UNCHANGED = "unchanged"
+    STANDS = "stands"
+    """A step succeeded of which its saga, which is FAILED for good, knew nothing: its effect may stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +82,9 @@ class Submission:
 
 
 class Engine:
-    """Of one process and event loop. `recent`: where it leaves what it has written, for `app.attempts`."""
+    """Of one process and event loop. `recent`: where it leaves what it has written, for `app.attempts`. `publish` is
+    called after events were written that have to leave the house.
+    """
 
     def __init__(
         self,
@@ -61,9 +94,10 @@ class Engine:
         publisher: broker.Publisher,
         settings: Settings,
         recent: Recent | None = None,
+        publish: Callable[[], None] = lambda: None,
     ) -> None:
         self.sagas, self._definitions, self._database = sagas, definitions, database
-        self._publisher, self._recent = publisher, recent
+        self._publisher, self._recent, self._publish = publisher, recent, publish
         self._timing = Timing(settings.lease_grace, settings.redispatch_after)
         self._wanted: set[str] = set()  # definitions of which somebody may be admitted
         self._admitting: asyncio.Task[None] | None = None
@@ -177,6 +211,51 @@ class Engine:
                 return written, transition
             saga = await self.load(saga.id)
 
+    async def observe(self, follower: Follower, correlation: str, event: Event, data: bytes) -> Observed:
+        """Tells the saga of that correlation what has happened, and opens it where there is none.
+
+        `data`: the event's, as it is kept. Told again, or of a saga that has ended, it changes nothing.
+        """
+        name = follower.definition.name
+        key, reason = f"{name}:{correlation}", reason_of(event)
+        while (found := await self.sagas.by_key(NO_TENANT, key)) is None:
+            if not follower.opens:
+                return Observed.UNCHANGED
+            if await self._open(follower, key, event.type, reason, data):
+                return Observed.OPENED
+        saga = found[0]
+        if saga.definition.name != name or saga.definition.type != "choreography":
+            raise Problem(409, "key-taken", f"The key {key!r} stands for saga {saga.id}, which follows no events.")
+        saga, transition = await self.tell(
+            saga,
+            lambda saga: Happened(now_of(saga), event.type, reason),
+            lambda transition: _outputs(saga.definition, transition, event.type, data),
+        )
+        if transition.records:
+            return Observed.MOVED
+        return Observed.STANDS if _stands(saga, event.type) else Observed.UNCHANGED
+
+    async def _open(self, follower: Follower, key: str, event: str, reason: str | None, data: bytes) -> bool:
+        """Of several that open the same saga at once, one does."""
+        at = await self._database.now()
+        saga_id, definition = new_id(at), follower.definition
+        transition = choreography.create(definition, at, event, saga_id=saga_id, timing=self._timing, reason=reason)
+        new = NewSaga(
+            id=saga_id,
+            tenant=NO_TENANT,
+            key=key,
+            request_digest=secrets.token_bytes(32),  # of no request: `POST /sagas` under this key is another one
+            definition=definition,
+            version=follower.version,
+            state=transition.state,
+            records=transition.records,
+            payloads={INPUT: data, **_outputs(definition, transition, event, data)},
+        )
+        if not await self.sagas.insert(new):
+            return False
+        self._written(new.as_read(at), transition)
+        return True
+
     async def admit(self, name: str) -> int:
         """Starts sagas of that definition which wait for a place, first come, first served, while there are any."""
         transitions: dict[str, Transition] = {}
@@ -252,6 +331,8 @@ class Engine:
         """What follows a commit: the bell, and the count of what happened."""
         for dispatch in transition.dispatches:
             self.ring(saga, dispatch.step, dispatch.operation, dispatch.delay_seconds)
+        if transition.requests:
+            self._publish()
         if saga.state.at_rest:
             self._publisher.came_to_rest(saga.id)
         waits = rules.waits_since(saga.definition, saga.state) is not None
@@ -274,8 +355,46 @@ def _write_of(
         transition.dead_letters,
         transition.closed_letters,
         audit,
+        events=[_requested(saga, transition.state, request) for request in transition.requests],
     )
     return write if saga.notify_url is None else replace(write, notice=notice_of(write.after(), transition))
+
+
+def _outputs(definition: Definition, transition: Transition, event: str, data: bytes) -> Mapping[str, bytes]:
+    """The output of the step that this event says has succeeded, where it is news."""
+    done = {record.step for record in transition.records if record.type is RecordType.STEP_SUCCEEDED}
+    steps = [plan for position, plan in enumerate(definition.steps) if position in done and plan.events is not None]
+    return {output_of(plan.name): data for plan in steps if plan.events and plan.events.succeeded == event}
+
+
+def _stands(saga: Saga, event: str) -> bool:
+    if saga.state.state is not SagaState.FAILED:
+        return False
+    known = {CallState.COMPENSATED, CallState.RESOLVED}
+    return any(
+        plan.events is not None
+        and plan.events.succeeded == event
+        and record.action.state is not CallState.SUCCEEDED
+        and record.compensation.state not in known
+        for plan, record in zip(saga.definition.steps, saga.state.steps, strict=True)
+    )
+
+
+def _requested(saga: Saga, state: State, request: Request) -> str:
+    """`CompensationRequested`; published twice for one attempt it is the same event."""
+    step, correlation = saga.definition.steps[request.step].name, saga.key.partition(":")[2]
+    data = {"saga": saga.definition.name, "step": step, "correlation": correlation, "reason": request.reason}
+    event_id = f"{saga.id}/{step}/{request.attempt}"
+    return Event(
+        COMPENSATION_REQUESTED, SOURCE, data, subject=correlation, id=event_id, time=rfc3339(state.updated_at)
+    ).to_json()
+
+
+def reason_of(event: Event) -> str | None:
+    """What the data of an event says of its cause, for a person."""
+    data = event.data if isinstance(event.data, dict) else {}
+    said = next((data[name] for name in ("reason", "message", "error") if isinstance(data.get(name), str)), None)
+    return None if said is None else readable(said)
 
 
 def not_allowed(saga: Saga, refusal: Refusal) -> Problem:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app import callbacks
 from app.attempts import Attempts
 from app.broker import Publisher
+from app.bus import Bus
 from app.engine import Engine
 from app.participants.registry import Participants
 from app.recent import Recent
@@ -17,6 +18,7 @@ from app.relay import Courier, Relay
 from app.settings import Settings
 from app.store.database import Database
 from app.store.definitions import Definitions
+from app.store.events import Events
 from app.store.letters import Letters
 from app.store.listing import Listing
 from app.store.notices import Notices
@@ -24,6 +26,7 @@ from app.store.outbox import Outbox
 from app.store.sagas import Sagas
 from app.store.services import Services
 from app.sweep import Sweeper
+from app.tracker import Tracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,15 @@ class House:
     listing: Listing
     letters: Letters
     notices: Notices
+    events: Events
+    bus: Bus
     publisher: Publisher
     engine: Engine
     attempts: Attempts | None
     """Only in workers."""
     sweeper: Sweeper
     relay: Relay
+    tracker: Tracker
     courier: Courier | None
     """Only in workers."""
     participants: Participants | None
@@ -56,8 +62,10 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     publisher = Publisher(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
     recent = Recent(database.clock) if worker else None
-    courier = Courier(notices, settings) if worker else None
-    engine = Engine(sagas, definitions, database, publisher, settings, recent)
+    courier = Courier(notices, services, settings) if worker else None
+    events, bus = Events(database), Bus(settings.redis_url)
+    relay = Relay(Outbox(database), publisher, bus)
+    engine = Engine(sagas, definitions, database, publisher, settings, recent, relay.wake)
     attempts = None
     if participants is not None and recent is not None:
         attempts = Attempts(engine, participants, recent, settings, callbacks.maker(settings))
@@ -71,11 +79,14 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             Listing(database, sagas),
             Letters(database),
             notices,
+            events,
+            bus,
             publisher,
             engine,
             attempts,
             Sweeper(engine, publisher, settings),
-            Relay(Outbox(database), publisher),
+            relay,
+            Tracker(bus, engine, definitions, services, events, settings),
             courier,
             participants,
         )
@@ -85,6 +96,8 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
         if participants is not None:
             await participants.close()
         await engine.close()
+        await relay.close()
+        await bus.close()
         await publisher.close()
         await services.close()
         await database.close()

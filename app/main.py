@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 from fastapi import FastAPI
 
-from app.api import admin, callbacks, definitions, operations, problems, sagas, services
+from app.api import admin, callbacks, definitions, events, operations, problems, sagas, services
 from app.api.dependencies import Keys
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
@@ -30,6 +30,7 @@ from app.store.database import caused_by
 ROUTERS: Final = (
     sagas.router,
     callbacks.router,
+    events.router,
     definitions.router,
     services.router,
     admin.router,

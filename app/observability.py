@@ -43,6 +43,7 @@ step_duration: Final = Histogram(
     ["saga", "step", "operation"],
     buckets=STEP_SECONDS,
 )
+events: Final = Counter("saga_events", "Events that the tracker has dealt with", ["event", "result"])
 sweeps: Final = Counter("saga_sweep", "Sweeps, and what they found", ["result"])
 
 
@@ -67,6 +68,11 @@ def transition(definition: Definition, state: State, moved: Transition) -> None:
         finished.labels(definition.name, str(state.state)).inc()
         seconds = (state.finished_at - state.created_at) / SECOND
         duration.labels(definition.name, str(state.state)).observe(seconds)
+
+
+def event(event_type: str, result: str) -> None:
+    """`event_type`: one that a definition names, else "": what anybody publishes is not ours to bound."""
+    events.labels(event_type, result).inc()
 
 
 def swept(counts: dict[str, int]) -> None:

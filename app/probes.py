@@ -20,6 +20,8 @@ PERFORM_WRITTEN: Final = "perform.written"
 PERFORM_RUNG: Final = "perform.rung"
 NOTICE_SENT: Final = "notice.sent"
 PLACES_COUNTED: Final = "places.counted"
+EVENTS_PUBLISHED: Final = "events.published"
+EVENTS_DEALT_WITH: Final = "events.dealt-with"
 ALL: Final = (
     CREATE_WRITTEN,
     APPLY_WRITTEN,
@@ -30,6 +32,8 @@ ALL: Final = (
     PERFORM_RUNG,
     NOTICE_SENT,
     PLACES_COUNTED,
+    EVENTS_PUBLISHED,
+    EVENTS_DEALT_WITH,
 )
 
 Hook = Callable[..., Awaitable[None]]

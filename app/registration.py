@@ -17,14 +17,17 @@ from urllib.parse import urlsplit
 from app.input_schema import schema_faults
 from app.saga.definition import Definition, DefinitionInvalid, parse_definition
 from app.saga.fields import Fault, Faults, Fields, of_type, or_nothing, shown, whole_number
+from app.saga.jsonable import text_fault
 from app.saga.service import Service
 from app.saga.yaml12 import YamlInvalid, load_yaml
 from app.store.definitions import Definitions
 from app.store.services import Services
+from saga_participant.events import LONGEST_NAME_BYTES
 
 SERVICES_FILE: Final = "services.yaml"
 SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 MAX_IN_FLIGHT: Final = 100_000
+MAX_SUBSCRIBED: Final = 100
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{0,4000}")
@@ -90,6 +93,7 @@ def check_service(name: str, document: object, *, from_file: bool) -> Service:
     limit = fields.optional("max_in_flight", or_nothing(whole_number(1, MAX_IN_FLIGHT)), None)
     secret = fields.optional("secret", or_nothing(_secret), None)
     secrets = fields.optional("secrets", or_nothing(_secrets), None)
+    subscribes = fields.optional("subscribes", or_nothing(_subscribes), None)
     called = fields.optional("name", or_nothing(of_type(str, "the service's name")), None)
     fields.refuse_others()
     if called is not None and called != name:
@@ -100,7 +104,8 @@ def check_service(name: str, document: object, *, from_file: bool) -> Service:
         _check_kind(fields, from_file=from_file)
     if faults.found:
         raise ServiceInvalid(faults.found)
-    return Service(name, url, python, headers, (secret,) if secret is not None else tuple(secrets or ()), limit)
+    signing = (secret,) if secret is not None else tuple(secrets or ())
+    return Service(name, url, python, headers, signing, limit, tuple(subscribes or ()))
 
 
 def _check_kind(fields: Fields, *, from_file: bool) -> None:
@@ -112,7 +117,7 @@ def _check_kind(fields: Fields, *, from_file: bool) -> None:
     elif len(given) == 2:
         fields.fault("python", "a service is either at a url or a python module, not both")
     elif given == ["python"]:
-        for name in ("headers", "secret", "secrets"):
+        for name in ("headers", "secret", "secrets", "subscribes"):
             if fields.raw(name) is not None:
                 fields.fault(name, "is for services at a url")
 
@@ -173,6 +178,17 @@ def _secrets(value: object) -> list[str]:
     if not 1 <= len(secrets) <= 10:
         raise ValueError("must be a list of 1 to 10 secrets")
     return [_secret(secret) for secret in secrets]
+
+
+def _subscribes(value: object) -> list[str]:
+    types = of_type(list, "a list of event types")(value)
+    if len(types) > MAX_SUBSCRIBED:
+        raise ValueError(f"names more than {MAX_SUBSCRIBED} event types")
+    for position, given in enumerate(types):
+        if not isinstance(given, str) or not given or text_fault(given) or len(given.encode()) > LONGEST_NAME_BYTES:
+            wanted = f"the type of an event: a text of 1 to {LONGEST_NAME_BYTES} bytes"
+            raise ValueError(f"must have in place {position + 1} {wanted}, not {shown(given)}")
+    return list(dict.fromkeys(types))
 
 
 # --- a folder of files ------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """From the database to the world outside, at least once. Safe in any number.
 
-Dead letters go to Redis with each sweep. Notices go to receivers that may be slow, dead or many, so they are delivered
-beside everything else: the sweep only wakes the courier. Not promised: that receivers do not feel each other. They
-share the courier's places; half of those are for notices that were not tried yet, so that what fails holds up what
-fails.
+Dead letters and events go to Redis with each sweep, and events also as soon as they are written. Events keep the order
+of their rows within what one process takes at a time, and no other. Notices, and events for services that listen at an
+address, go to receivers that may be slow, dead or many, so they are delivered beside everything else: the sweep only
+wakes the courier. Not promised: that receivers do not feel each other. They share the courier's places; half of those
+are for what was not tried yet, so that what fails holds up what fails.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,15 +17,18 @@ import aiohttp
 from standardwebhooks import Webhook
 
 from app import broker, notices, probes
+from app.bus import Bus
 from app.errors import DatabaseUnavailable
 from app.observability import log
 from app.participants.contract import readable
-from app.participants.http import KEEPALIVE_SECONDS, unconnected
+from app.participants.http import KEEPALIVE_SECONDS, RETRY, unconnected
 from app.saga.backoff import delay_seconds
 from app.saga.definition import RetryPolicy
 from app.settings import Settings
+from app.store.events import TOPIC
 from app.store.notices import Notice, Notices
-from app.store.outbox import Outbox
+from app.store.outbox import Outbox, OutboxRow
+from app.store.services import Services
 
 BATCH: Final = 100
 DEAD_LETTER: Final = "dead-letter"
@@ -34,19 +40,46 @@ TIMEOUT_SECONDS: Final = 10
 """Of one delivery; well within `app.store.notices.LEASE`."""
 
 BACKOFF: Final = RetryPolicy(initial_delay_seconds=1, multiplier=2, max_delay_seconds=3600, jitter=0.2)
-"""Without limit of attempts: `SAGA_NOTIFY_FOR` ends it."""
+"""Of notices, without limit of attempts: `SAGA_NOTIFY_FOR` ends it."""
+
+EVENT_BACKOFF: Final = RetryPolicy(
+    max_attempts=20, initial_delay_seconds=1, multiplier=2, max_delay_seconds=300, jitter=0.2
+)
+"""Of events for a subscribed service; then a dead letter takes its place."""
 
 
 class Relay:
-    def __init__(self, outbox: Outbox, publisher: broker.Publisher) -> None:
-        self._outbox, self._publisher = outbox, publisher
+    def __init__(self, outbox: Outbox, publisher: broker.Publisher, bus: Bus) -> None:
+        self._outbox, self._publisher, self._bus = outbox, publisher, bus
+        self._publishing: asyncio.Task[None] | None = None
+        self._again = False
 
     async def drain(self) -> int:
         """Sends what is due; returns how much."""
+        return await self._drain(DEAD_LETTER, self._ring) + await self._drain(TOPIC, self._publish)
+
+    def wake(self) -> None:
+        """Publishes what was just written, in the background; returns at once. The sweep finds what is missed."""
+        self._again = True
+        if self._publishing is None:
+            self._publishing = asyncio.create_task(self._publish_written())
+
+    async def _publish_written(self) -> None:
+        try:
+            while self._again:
+                self._again = False
+                await self._drain(TOPIC, self._publish)
+        except DatabaseUnavailable as error:
+            log.warning("events are published by the sweep: %s", error)
+        except Exception:  # noqa: BLE001 - the sweep tries again
+            log.exception("events are published by the sweep")
+        finally:
+            self._publishing = None
+
+    async def _drain(self, topic: str, send: Callable[[Sequence[OutboxRow]], Awaitable[bool]]) -> int:
         sent = 0
-        while rows := await self._outbox.lease(BATCH, (DEAD_LETTER,)):
-            letters = [(row.payload,) for row in rows]
-            if not await self._publisher.deliver(broker.DEAD_LETTERS, broker.DEAD_LETTER, letters):
+        while rows := await self._outbox.lease(BATCH, (topic,)):
+            if not await send(rows):
                 break  # Redis is away: the leases end, and then it is tried again
             await self._outbox.sent(rows)
             sent += len(rows)
@@ -54,12 +87,41 @@ class Relay:
                 break
         return sent
 
+    async def _ring(self, rows: Sequence[OutboxRow]) -> bool:
+        letters = [(row.payload,) for row in rows]
+        return await self._publisher.deliver(broker.DEAD_LETTERS, broker.DEAD_LETTER, letters)
+
+    async def _publish(self, rows: Sequence[OutboxRow]) -> bool:
+        try:
+            await self._bus.publish([row.payload for row in rows])
+        except broker.GONE as error:
+            log.warning("%d events wait for redis: %s", len(rows), error or type(error).__name__)
+            return False
+        await probes.passed(probes.EVENTS_PUBLISHED)
+        return True
+
+    async def close(self) -> None:
+        self._again = False
+        if self._publishing is not None:
+            await asyncio.wait([self._publishing])
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    why: str
+    status: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the receiver has said that it will never take it."""
+        return self.status is not None and 400 <= self.status < 500 and self.status not in RETRY
+
 
 class Courier:
-    """Delivers notices, of one process and event loop. 2xx is delivered; redirects are not followed."""
+    """Delivers notices and events, of one process and event loop. 2xx is delivered; redirects are not followed."""
 
-    def __init__(self, store: Notices, settings: Settings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, store: Notices, services: Services, settings: Settings) -> None:
+        self._store, self._services, self._settings = store, services, settings
         # Several secrets are for rotation: each signs, and the receiver accepts any that it knows.
         secrets = settings.webhook_secret.get_secret_value().split() if settings.webhook_secret is not None else []
         self._signers = [Webhook(secret) for secret in secrets]
@@ -105,17 +167,42 @@ class Courier:
             self.wake()
 
     async def _deliver(self, notice: Notice) -> None:
-        error = notices.refused(notice.url, self._settings)  # what may be told can have changed since it was taken
-        error = await self._post(notice) if error is None else f"its address {error}"
+        failure = await (self._tell(notice) if notice.service is None else self._hand_over(notice, notice.service))
         await probes.passed(probes.NOTICE_SENT, notice_id=notice.id)
-        if error is None:
+        if failure is None:
             await self._store.told(notice)
             return
-        delay = delay_seconds(BACKOFF, notice.attempt, notice.id)
-        if await self._store.failed(notice, readable(error), delay, self._settings.notify_for):
-            log.error("notice %s (%s of saga %s) is given up: %s", notice.id, notice.type, notice.saga_id, error)
+        why = readable(failure.why)
+        if notice.service is None:
+            delay = delay_seconds(BACKOFF, notice.attempt, notice.id)
+            if await self._store.failed(notice, why, delay, self._settings.notify_for):
+                log.error("notice %s (%s of saga %s) is given up: %s", notice.id, notice.type, notice.saga_id, why)
+        elif failure.is_final or notice.attempt >= EVENT_BACKOFF.max_attempts:
+            log.error("an event %s for %s is given up: %s", notice.type, notice.service, why)
+            code = "refused" if failure.is_final else "exhausted"
+            status = {} if failure.status is None else {"status": failure.status}
+            await self._store.dead(notice, {"code": code, "message": why, **status})
+        else:
+            await self._store.failed(notice, why, delay_seconds(EVENT_BACKOFF, notice.attempt, notice.id), None)
 
-    async def _post(self, notice: Notice) -> str | None:
+    async def _tell(self, notice: Notice) -> _Failure | None:
+        url = notice.url or ""
+        fault = notices.refused(url, self._settings)  # what may be told can have changed since it was taken
+        if fault is not None:
+            return _Failure(f"its address {fault}")
+        return await self._post(notice, url, {"Content-Type": "application/json"}, self._signers)
+
+    async def _hand_over(self, notice: Notice, name: str) -> _Failure | None:
+        service = await self._services.get(name)
+        if service is None or service.url is None:
+            return _Failure(f"the service {name} has no address any more")
+        headers = {**service.headers, "Content-Type": "application/cloudevents+json"}
+        signers = [Webhook(secret) for secret in service.secrets]
+        return await self._post(notice, f"{service.url.rstrip('/')}/events", headers, signers)
+
+    async def _post(
+        self, notice: Notice, url: str, headers: Mapping[str, str], signers: Sequence[Webhook]
+    ) -> _Failure | None:
         """Why it was not delivered, or None."""
         if self._session is None:
             # Neither proxies nor .netrc of the environment: a notice goes to its address or nowhere.
@@ -124,25 +211,19 @@ class Courier:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
                 trust_env=False,
-                headers={"User-Agent": "saga-orchestrator", "Content-Type": "application/json"},
+                headers={"User-Agent": "saga-orchestrator"},
             )
         try:
             async with self._session.post(
-                notice.url, data=notice.body, headers=self._headers(notice), allow_redirects=False
+                url, data=notice.body, headers={**headers, **_signature(notice, signers)}, allow_redirects=False
             ) as response:
-                return None if 200 <= response.status < 300 else f"the receiver answered {response.status}"
+                if 200 <= response.status < 300:
+                    return None
+                return _Failure(f"the receiver answered {response.status}", response.status)
         except TimeoutError:
-            return f"the receiver did not answer within {TIMEOUT_SECONDS} s"
+            return _Failure(f"the receiver did not answer within {TIMEOUT_SECONDS} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return f"no answer came: {unconnected(error)}"
-
-    def _headers(self, notice: Notice) -> dict[str, str]:
-        now = datetime.now(UTC)  # of this attempt: the receiver refuses what is old by its own clock
-        headers = {"webhook-id": notice.id, "webhook-timestamp": str(int(now.timestamp()))}
-        if self._signers:
-            signed = [signer.sign(notice.id, now, notice.body.decode()) for signer in self._signers]
-            headers["webhook-signature"] = " ".join(signed)
-        return headers
+            return _Failure(f"no answer came: {unconnected(error)}")
 
     async def close(self) -> None:
         """Cuts off what is under way; it is delivered again once its lease is over."""
@@ -154,3 +235,12 @@ class Courier:
             await asyncio.wait(tasks)
         if self._session is not None:
             await self._session.close()
+
+
+def _signature(notice: Notice, signers: Sequence[Webhook]) -> dict[str, str]:
+    now = datetime.now(UTC)  # of this attempt: the receiver refuses what is old by its own clock
+    headers = {"webhook-id": notice.id, "webhook-timestamp": str(int(now.timestamp()))}
+    if signers:
+        signed = [signer.sign(notice.id, now, notice.body.decode()) for signer in signers]
+        headers["webhook-signature"] = " ".join(signed)
+    return headers

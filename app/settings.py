@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """A claimed attempt is given up this long after its own timeout."""
     stuck_after: float = Field(300, gt=0)
     max_payload_bytes: int = Field(262_144, gt=0)
+    events_kept: float = Field(86_400, gt=0)
+    """Events stay on the stream at least so long."""
 
     worker_slots: int = Field(100, ge=4)
     """Steps that one worker process runs at a time."""

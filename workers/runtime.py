@@ -59,10 +59,12 @@ class Runtime:
     async def _live(self, settings: Settings, opened: "Future[None]") -> None:
         self._stopping = asyncio.Event()
         async with open_house(settings, worker=True) as self.house:
-            heart = asyncio.create_task(self._beat())
+            beside = [asyncio.create_task(self._beat()), asyncio.create_task(self.house.tracker.run())]
             opened.set_result(None)
             await self._stopping.wait()
-            heart.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     async def _beat(self) -> None:
         while True:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -40,6 +40,7 @@ from app.saga.messages import (
 )
 from app.saga.state import SECOND, Micros
 from app.store import notices
+from app.store.events import TRACKED
 from app.store.letters import OPEN, STATUSES
 from app.store.sagas import INPUT, AuditEntry, Saga, input_of, output_of
 
@@ -249,7 +250,7 @@ async def restart(request: Request, caller: MayAdmin, id: str) -> Response:  # n
     matches = if_match(request)
     if matches is not None and not matches(old):
         raise Problem(412, "saga-has-moved", f"Saga {old.id} has moved on since you looked at it; nothing was done.")
-    if (refusal := refuse_restart(old.state)) is not None:
+    if (refusal := refuse_restart(old.definition, old.state)) is not None:
         raise not_allowed(old, refusal)
     definition, version = await find_definition(house, old.definition.name, None)
     value = wanted.input if "input" in wanted.model_fields_set else old.payload(INPUT)
@@ -419,12 +420,22 @@ LETTER_PROBLEMS: Final = (400, 404, 409, 413, 422)
 @router.post(
     "/dead-letters/{id}/retry",
     **describe(
-        "Try the operation again", body=schemas.Reason, answers={200: schemas.SagaView}, problems=LETTER_PROBLEMS
+        "Try the operation again",
+        "An event that could not be processed is processed again, one that could not be delivered is delivered again;"
+        " the answer then is the letter.",
+        body=schemas.Reason,
+        answers={200: schemas.SagaOrLetter},
+        problems=LETTER_PROBLEMS,
     ),
 )
 async def retry_letter(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
-    letter = await _open_letter(house_of(request), id, caller)
+    house = house_of(request)
+    letter = await _open_letter(house, id, caller)
+    if letter["saga_id"] is None:
+        if letter["operation"] == TRACKED:
+            await house.tracker.again(letter)
+        return await _close_letter(house, letter, caller, "retried", reason)
 
     def message(at: Micros, saga: Saga) -> Retry:
         return Retry(at, caller.actor(reason), step=saga.definition.index[letter["step"]])
@@ -436,8 +447,9 @@ async def retry_letter(request: Request, caller: MayAdmin, id: str) -> Response:
     "/dead-letters/{id}/discard",
     **describe(
         "Close a letter, and leave its saga as it is",
+        "Of an event the answer is the letter.",
         body=schemas.Reason,
-        answers={200: schemas.SagaView},
+        answers={200: schemas.SagaOrLetter},
         problems=LETTER_PROBLEMS,
     ),
 )
@@ -445,10 +457,19 @@ async def discard_letter(request: Request, caller: MayAdmin, id: str) -> Respons
     reason = (await _read(request, schemas.Reason)).reason
     house = house_of(request)
     letter = await _open_letter(house, id, caller)
+    return await _close_letter(house, letter, caller, "discarded", reason)
+
+
+async def _close_letter(
+    house: House, letter: dict[str, Any], caller: Caller, status: Literal["discarded", "retried"], reason: str
+) -> Response:
     about = {"letter": letter["id"], "step": letter["step"], "operation": letter["operation"]}
-    entry = AuditEntry(caller.name, "discard", reason, {**about, "status": OPEN}, {**about, "status": "discarded"})
-    if not await house.letters.discard(letter["id"], caller.tenant, entry):
+    action = "discard" if status == "discarded" else "retry"
+    entry = AuditEntry(caller.name, action, reason, {**about, "status": OPEN}, {**about, "status": status})
+    if not await house.letters.close(letter["id"], caller.tenant, status, entry):
         raise _closed(letter["id"], "closed")
+    if letter["saga_id"] is None:
+        return json_response(_letter_view({**letter, "status": status}))
     return saga_response(await house.engine.load(letter["saga_id"], caller.tenant))
 
 

@@ -111,6 +111,7 @@ class Scrapes:
     async def _read(self) -> CollectorRegistry:
         version = _gauge("saga_build_info", "The version that runs", {our_version(): 1}, "version")
         depths = asyncio.create_task(self._house.publisher.depths())
+        lag = asyncio.create_task(self._house.bus.lag())
         up, read = 0, []
         try:
             found = await read_gauges(self._house.database, self._house.settings.stuck_after)
@@ -121,8 +122,10 @@ class Scrapes:
             up, read = 1, _gauges(found)
         told = "Whether the gauges could be read from the database"
         queues = _gauge("saga_queue_depth", "Messages that nobody has taken yet", await depths or {}, "queue")
+        lags = {} if await lag is None else {(): lag.result() or 0}
+        behind = _gauge("saga_events_lag", "Entries of the event stream that the tracker has not dealt with", lags)
         registry = CollectorRegistry()
-        registry.register(_Read([version, GaugeMetricFamily("saga_database_up", told, up), *read, queues]))
+        registry.register(_Read([version, GaugeMetricFamily("saga_database_up", told, up), *read, queues, behind]))
         return registry
 
 
@@ -158,6 +161,7 @@ def _gauges(found: Gauges) -> list[Metric]:
         _gauge("saga_attention", "Sagas that need a person", none | found.attention, "saga"),
         _gauge("saga_dead_letters", "Open dead letters", none | found.open_letters, "saga"),
         _gauge("saga_notices", "Notices that nobody has taken yet", notices, "status"),
+        _gauge("saga_event_deliveries", "Events that a service has not taken yet", found.deliveries, "service"),
         GaugeMetricFamily("saga_stuck", text_of_stuck, found.stuck),
         GaugeMetricFamily("saga_oldest_overdue_seconds", "How late the sweep is", max(found.oldest_overdue_seconds, 0)),
     ]

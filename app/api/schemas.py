@@ -7,11 +7,23 @@ model (`app.views` writes it); a test holds the answers against the descriptions
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    RootModel,
+    StringConstraints,
+    WithJsonSchema,
+)
 
+from app.engine import SOURCE
 from app.instants import parse_instant
 from app.saga.durations import parse_duration
+from app.saga.fields import shown
 from app.saga.state import Micros
+from saga_participant.events import COMPENSATION_REQUESTED, LONGEST_NAME_BYTES
 
 MAX_LABELS: Final = 32
 MAX_LABEL_VALUE: Final = 256
@@ -61,6 +73,39 @@ Labels = Annotated[
         }
     ),
 ]
+
+
+def _event_name(text: str) -> str:
+    if not text or len(text.encode()) > LONGEST_NAME_BYTES:
+        raise ValueError(f"must be a text of 1 to {LONGEST_NAME_BYTES} bytes")
+    return text
+
+
+def _version_of_cloudevents(text: str) -> str:
+    if text != "1.0":
+        raise ValueError(f"must be '1.0', not {shown(text)}")
+    return text
+
+
+def _not_ours(text: str) -> str:
+    if text == SOURCE:
+        raise ValueError(f"{SOURCE} is the orchestrator's own")
+    return text
+
+
+def _not_requested(text: str) -> str:
+    if text == COMPENSATION_REQUESTED:
+        raise ValueError(f"{COMPENSATION_REQUESTED} is published by the orchestrator alone")
+    return text
+
+
+def _json_content(text: str) -> str:
+    if not re.fullmatch(r"[\w.+-]+/([\w.+-]+\+)?json(\s*;.*)?", text, re.ASCII | re.IGNORECASE):
+        raise ValueError(f"must be a kind of JSON such as application/json, not {shown(text)}")
+    return text
+
+
+EventName = Annotated[str, AfterValidator(_event_name)]
 Text = Annotated[str, StringConstraints(max_length=MAX_REASON)]
 Json = Annotated[Any, WithJsonSchema({"description": "any JSON"})]
 
@@ -169,6 +214,39 @@ class ServiceRequest(Body):
     max_in_flight: Json = Field(None, description="Calls at a time, per worker process", examples=[50])
     secret: Json = Field(None, description="Signs what is sent (Standard Webhooks): whsec_…")
     secrets: Json = Field(None, description="Several, for rotation: each signs")
+    subscribes: Json = Field(
+        None, description="Types of events that are posted to it at `{url}/events`", examples=[["OrderPlaced"]]
+    )
+
+
+class EventRequest(BaseModel):
+    """A CloudEvent 1.0 in JSON (structured mode). Further attributes are extensions, and are passed on."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "specversion": "1.0",
+                    "id": "6b1f0e52",
+                    "source": "shop",
+                    "type": "OrderPlaced",
+                    "data": {"order_id": "4711", "amount": 1990},
+                }
+            ]
+        },
+    )
+
+    specversion: Annotated[str, AfterValidator(_version_of_cloudevents)] = Field(description="`1.0`")
+    id: EventName = Field(description="With `source` it names the event: the same two are the same event")
+    source: Annotated[EventName, AfterValidator(_not_ours)] = Field(description="Who publishes it")
+    type: Annotated[EventName, AfterValidator(_not_requested)] = Field(description="What has happened")
+    subject: EventName | None = None
+    time: Instant | None = None
+    datacontenttype: Annotated[str, AfterValidator(_json_content)] | None = None
+    dataschema: Text | None = None
+    data: Json = None
 
 
 # --- what is given ----------------------------------------------------------------------------------------------
@@ -360,10 +438,16 @@ class ServiceView(View):
     headers: list[str] = Field(description="Names only")
     max_in_flight: int | None
     signed: bool = Field(description="Whether what is sent is signed")
+    subscribes: list[str] = Field(description="Types of the events that are posted to it")
 
 
 class ServiceList(View):
     items: list[ServiceView]
+
+
+class PublishedView(View):
+    id: str
+    source: str
 
 
 class CallbackView(View):
@@ -373,14 +457,20 @@ class CallbackView(View):
 
 class LetterView(View):
     id: str
-    saga_id: str
-    saga: str
-    step: str
-    operation: Literal["action", "compensation"]
+    saga_id: str | None = Field(description="Null of an event")
+    saga: str = Field(description="The definition; empty where an event belongs to none")
+    step: str = Field(description="Of an event: its type")
+    operation: Literal["action", "compensation", "event", "delivery"]
     attempts: int
     error: dict[str, Any]
     status: Literal["open", "retried", "resolved", "discarded", "noted"]
     created_at: Time
+    service: str | None = Field(None, description="Of an event only: to which it could not be delivered")
+    event: Any = Field(None, description="Of an event only: the event itself")
+
+
+class SagaOrLetter(RootModel[SagaView | LetterView]):
+    """The saga; of an event, which may have none, the letter."""
 
 
 class ActionView(View):

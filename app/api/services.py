@@ -25,6 +25,7 @@ def _view(service: Service) -> dict[str, Any]:
         "headers": sorted(service.headers),
         "max_in_flight": service.max_in_flight,
         "signed": bool(service.secrets),
+        "subscribes": service.subscribes,
     }
 
 

@@ -80,6 +80,16 @@ async def find_definition(house: House, name: str, version: int | None) -> tuple
         raise Problem(404, "definition-not-found", detail) from None
 
 
+def _refuse_choreography(definition: Definition) -> None:
+    """Problem 422: a saga of it is not started by a request."""
+    if definition.type == "choreography":
+        detail = (
+            f"{definition.name} is a choreography: a saga of it begins with an event such as {definition.started_by}."
+            " Publish that (`POST /events`)."
+        )
+        raise Problem(422, "saga-is-choreographed", detail)
+
+
 def payload(house: House, value: Any, what: str) -> bytes:
     """JSON as it is stored; Problem 413 where it is too large."""
     data = dumps(value)
@@ -106,6 +116,7 @@ async def make_submission(
 ) -> Submission:
     """Raises what a new saga is refused for. A key that is known may be answered all the same."""
     definition, version = await find_definition(house, request.saga, request.version)
+    _refuse_choreography(definition)
     data = payload(house, request.input, "The input")
     check_input(schemas, definition, version, request.input)
     if request.notify_url is not None:

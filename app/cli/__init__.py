@@ -19,6 +19,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "show": ("sagas", "Show a saga and its timeline."),
         "list": ("sagas", "List sagas, newest first."),
         "cancel": ("repair", "Stop a saga, and undo what was done."),
+        "publish": ("events", "Publish an event, for choreographed sagas."),
     },
     "Commands for repair": {
         "retry": ("repair", "Try again now what failed."),

@@ -186,8 +186,8 @@ def list_letters(server: Server, status: str, limit: int, as_json: bool) -> None
     rows = [
         (
             letter["id"],
-            letter["saga"],
-            f"{'undo ' if letter['operation'] == 'compensation' else ''}{letter['step']}",
+            letter["saga"] or letter.get("service") or "",
+            f"{_BEFORE.get(letter['operation'], '')}{letter['step']}",
             letter["attempts"],
             age((answer.at - created).total_seconds()) if (created := moment(letter["created_at"])) else "",
         )
@@ -199,7 +199,11 @@ def list_letters(server: Server, status: str, limit: int, as_json: bool) -> None
         error = letter.get("error") or {}
         say(line)
         say_indented(str(error.get("message") or error.get("code") or "no reason is known"))
-        say(f"  saga show {letter['saga_id']}{server.options}")
+        if letter["saga_id"] is not None:
+            say(f"  saga show {letter['saga_id']}{server.options}")
+
+
+_BEFORE: Final = {"compensation": "undo ", "event": "event ", "delivery": "deliver "}
 
 
 def _letter_command(name: str, words: str, told: str) -> None:

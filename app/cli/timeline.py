@@ -274,7 +274,8 @@ class _Teller:
         row = self._open.pop(_attempt(event), None)
         if row is None:
             row = self._add(_who(event), "", event=event)
-            how = "done after all" if how == "done" else how  # the answer came after its attempt was given up
+            # The answer came after its attempt was given up; where there was none, a service has done it by itself.
+            how = "done after all" if how == "done" and event.get("attempt") else how
         else:
             # What the worker has measured is the participant's own time; the history has ours as well.
             measured = None if row.so_far else (event.get("data") or {}).get("ms")

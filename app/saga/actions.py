@@ -10,7 +10,7 @@ from typing import Final
 
 from app.saga import machine
 from app.saga.definition import Definition
-from app.saga.machine import Timing
+from app.saga.draft import Timing
 from app.saga.messages import (
     Abandon,
     Actor,
@@ -59,7 +59,7 @@ def verdicts(definition: Definition, state: State, at: Micros) -> dict[str, Verd
     retry = stepwise(Retry(at, _SOMEBODY, step=p) for p in positions)
     return {
         "retry": Verdict(refusal(Retry(at, _SOMEBODY)), retry.steps),
-        "restart": Verdict(refuse_restart(state)),
+        "restart": Verdict(refuse_restart(definition, state)),
         "skip": stepwise(Skip(at, _SOMEBODY, p, confirm_not_done=True) for p in positions),
         "resolve": stepwise(Resolve(at, _SOMEBODY, p) for p in positions),
         "compensate": Verdict(refusal(Cancel(at, _SOMEBODY))),
@@ -75,8 +75,11 @@ def allowed(definition: Definition, state: State, at: Micros) -> list[str]:
     return [action for action, verdict in verdicts(definition, state, at).items() if verdict.refusal is None]
 
 
-def refuse_restart(state: State) -> Refusal | None:
+def refuse_restart(definition: Definition, state: State) -> Refusal | None:
     """A restart changes nothing of the saga itself, so the machine is not told of it."""
+    if definition.type == "choreography":
+        detail = f"Events begin a choreographed saga: publish {definition.started_by} with a correlation of its own."
+        return Refusal("saga-is-choreographed", detail)
     if state.at_rest:
         return None
     return Refusal("saga-not-at-rest", f"The saga is {state.state}; only one that is at rest can be restarted.")

@@ -1,5 +1,9 @@
 """What a saga is: its steps, what undoes them, in which order they run, and how patiently each is tried.
 
+Of a choreographed saga the steps name events instead of calls. Which step depends on which follows from them, so
+whoever asks for steps, order or compensations need not ask for the type; what is done about them differs
+(`machine`, `choreography`).
+
 A `Definition` is made by `parse_definition`, which refuses a wrong document as a whole and tells every fault
 with its place. `to_document` writes it down again with all defaults filled in; two definitions that mean the
 same have the same document and therefore the same `digest`, which is what versions are told apart by.
@@ -19,11 +23,15 @@ from app.saga.fields import Fault, Faults, Fields, number, of_type, one_of, or_n
 from app.saga.graph import circles, downstream_of, upstream_of
 from app.saga.jsonable import json_fault, text_fault
 
+COMPENSATION_REQUESTED = "CompensationRequested"
+"""The one event that the orchestrator itself publishes."""
 MAX_STEPS = 1000
 MAX_COUNT = 1_000_000
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_EVENT = re.compile(r"[A-Za-z][A-Za-z0-9._/:~-]{0,199}")
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 _SAY_COMPENSATION = "name the call that undoes the step, or write `none` where there is nothing to undo"
+_SAY_COMPENSATED = "name the event that says the step is undone, or write `none` where there is nothing to undo"
 
 OnExhausted = Literal["compensate", "pause"]
 OnCompensationFailure = Literal["continue", "halt"]
@@ -55,8 +63,20 @@ class Statuses:
 
 
 @dataclass(frozen=True, slots=True)
+class StepEvents:
+    """The types of the events that a choreographed step listens to and publishes."""
+
+    trigger: str
+    succeeded: str
+    failed: str
+    compensated: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One step. `depends_on` is resolved: in a chain it names the step before."""
+    """One step. `depends_on` is resolved: in a chain it names the step before, in a choreography the one whose success
+    triggers it. `action` and `compensation` of a choreographed step are its trigger and its `compensated` event.
+    """
 
     name: str
     service: str
@@ -73,6 +93,7 @@ class Step:
     pivot: bool
     statuses: Statuses
     callback_timeout_seconds: float
+    events: StepEvents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,10 @@ class Definition:
     input_schema: Mapping[str, Any] | None
     on_compensation_failure: OnCompensationFailure
     steps: tuple[Step, ...]
+    started_by: str | None = None
+    """Of a choreography: the event that begins it."""
+    correlation: str | None = None
+    """Of a choreography: JMESPath over an event, which says what saga it belongs to."""
 
     index: Mapping[str, int] = field(init=False, repr=False, compare=False)
     dependencies: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
@@ -117,6 +142,8 @@ def to_document(definition: Definition) -> dict[str, Any]:
         "on_compensation_failure": definition.on_compensation_failure,
         "steps": [_step_document(step) for step in definition.steps],
     }
+    if definition.type == "choreography":
+        return {**document, "started_by": definition.started_by, "correlation": definition.correlation}
     if definition.max_concurrent is not None:
         document["max_concurrent"] = definition.max_concurrent
     if definition.input_schema is not None:
@@ -125,6 +152,18 @@ def to_document(definition: Definition) -> dict[str, Any]:
 
 
 def _step_document(step: Step) -> dict[str, Any]:
+    if step.events is not None:
+        return {
+            "name": step.name,
+            "service": step.service,
+            "trigger": step.events.trigger,
+            "succeeded": step.events.succeeded,
+            "failed": step.events.failed,
+            "compensated": step.events.compensated or "none",
+            "timeout": step.timeout_seconds,
+            "compensation_timeout": step.compensation_timeout_seconds,
+            "compensation_retry": _retry_document(step.compensation_retry),
+        }
     document: dict[str, Any] = {
         "name": step.name,
         "service": step.service,
@@ -182,20 +221,26 @@ def parse_definition(document: object, services: Collection[str] | None) -> Defi
     """
     faults = Faults()
     fields = Fields(document, "", faults)
-    if fields.raw("type") == "choreography":
-        raise DefinitionInvalid([Fault("type", "choreography is not available in this release")])
     definition_type: DefinitionType = fields.optional("type", one_of(get_args(DefinitionType)), "orchestration")
     on_compensation_failure: OnCompensationFailure = fields.optional(
         "on_compensation_failure", one_of(get_args(OnCompensationFailure)), "continue"
     )
     name = fields.required("name", _name, "")
     timeout_seconds = fields.optional("timeout", parse_duration, 3600.0)
-    max_concurrent = fields.optional("max_concurrent", or_nothing(whole_number(1, MAX_COUNT)), None)
-    input_schema = fields.optional("input_schema", or_nothing(_schema), None)
+    max_concurrent = input_schema = started_by = correlation = None
+    if definition_type == "choreography":
+        started_by = fields.required("started_by", _event, "")
+        correlation = fields.required("correlation", _correlation, "")
+    else:
+        max_concurrent = fields.optional("max_concurrent", or_nothing(whole_number(1, MAX_COUNT)), None)
+        input_schema = fields.optional("input_schema", or_nothing(_schema), None)
     documents: list[Any] = fields.required("steps", _list_of_steps, [])
     fields.refuse_others()
     written = [Fields(step, f"steps[{position}]", faults) for position, step in enumerate(documents)]
-    steps = _join(written, [_step(step, services) for step in written], faults)
+    if started_by is None:
+        steps = _join(written, [_step(step, services) for step in written], faults)
+    else:
+        steps = _join_events(written, [_listener(step, services) for step in written], started_by, faults)
     if faults.found:
         raise DefinitionInvalid(faults.found)
     return Definition(
@@ -206,6 +251,8 @@ def parse_definition(document: object, services: Collection[str] | None) -> Defi
         input_schema=input_schema,
         on_compensation_failure=on_compensation_failure,
         steps=steps,
+        started_by=started_by,
+        correlation=correlation,
     )
 
 
@@ -234,6 +281,38 @@ def _step(fields: Fields, services: Collection[str] | None) -> Step:
         pivot=fields.optional("pivot", of_type(bool, "true or false"), False),
         statuses=_statuses(fields.object("statuses")),
         callback_timeout_seconds=fields.optional("callback_timeout", parse_duration, 3600.0),
+    )
+    fields.refuse_others()
+    return step
+
+
+def _listener(fields: Fields, services: Collection[str] | None) -> Step:
+    """One step of a choreography by itself, with nothing that it depends on."""
+    name = fields.raw("name")
+    say_nothing = f"is missing: {_SAY_COMPENSATED}"
+    events = StepEvents(
+        trigger=fields.required("trigger", _event, ""),
+        succeeded=fields.required("succeeded", _event, ""),
+        failed=fields.required("failed", _event, "", "is missing: name the event that says the step was not done"),
+        compensated=fields.required("compensated", _compensated, None, say_nothing),
+    )
+    step = Step(
+        name=fields.required("name", _name, name if isinstance(name, str) else ""),
+        service=fields.required("service", partial(_service, services), ""),
+        action=events.trigger,
+        compensation=events.compensated,
+        timeout_seconds=fields.optional("timeout", parse_duration, 10.0),
+        retry=RetryPolicy(max_attempts=1),
+        compensation_timeout_seconds=fields.optional("compensation_timeout", parse_duration, 10.0),
+        compensation_retry=_retry(fields.object("compensation_retry"), _COMPENSATION_RETRY),
+        depends_on=(),
+        when=None,
+        input=None,
+        on_exhausted="compensate",
+        pivot=False,
+        statuses=Statuses(),
+        callback_timeout_seconds=3600.0,
+        events=events,
     )
     fields.refuse_others()
     return step
@@ -288,6 +367,44 @@ def _join(written: list[Fields], steps: list[Step], faults: Faults) -> tuple[Ste
         visible = place if upstream is None else {steps[other].name for other in upstream[position]}
         _check_values(fields, step, visible, place)
     return tuple(steps)
+
+
+def _join_events(written: list[Fields], steps: list[Step], started_by: str, faults: Faults) -> tuple[Step, ...]:
+    """The steps of a choreography with what they depend on; notes what is wrong between them."""
+    faults_before = faults.count
+    _check_names(written, steps)
+    emitter: dict[str, str] = {started_by: "begins the saga"}
+    succeeds: dict[str, int] = {}
+    for position, (fields, step) in enumerate(zip(written, steps, strict=True)):
+        for key in ("succeeded", "failed", "compensated"):
+            event = getattr(step.events, key)
+            if not event:
+                continue
+            if event in emitter:
+                fields.fault(key, f"{event!r} {emitter[event]} already: each result has an event of its own")
+            emitter.setdefault(event, f"is `{key}` of {step.name!r}")
+        if step.events is not None:
+            succeeds.setdefault(step.events.succeeded, position)
+    dependencies: list[list[int]] = []
+    for fields, step in zip(written, steps, strict=True):
+        trigger = step.action
+        dependencies.append([succeeds[trigger]] if trigger in succeeds and trigger != started_by else [])
+        fault = None
+        if trigger in emitter and trigger != started_by and trigger not in succeeds:
+            fault = f"{trigger!r} {emitter[trigger]}, after which nothing goes on"
+        elif trigger and started_by and trigger not in emitter:
+            fault = f"nobody emits {trigger!r}"
+        if fault:
+            fields.fault("trigger", f"{fault}: a step is triggered by `started_by` or by `succeeded` of another step")
+    for circle in circles(dependencies):
+        names = " -> ".join(steps[position].name for position in circle[:10])
+        written[circle[0]].fault("trigger", f"the steps wait for each other: {names}")
+    if faults.count > faults_before:
+        return tuple(steps)
+    return tuple(
+        replace(step, depends_on=tuple(steps[other].name for other in needed))
+        for step, needed in zip(steps, dependencies, strict=True)
+    )
 
 
 def _check_names(written: list[Fields], steps: list[Step]) -> None:
@@ -388,6 +505,30 @@ def _compensation(value: object) -> str | None:
     if value is None:
         raise ValueError(f"says nothing: {_SAY_COMPENSATION}")
     return None if value == "none" else _call(value)
+
+
+def _event(value: object) -> str:
+    if not isinstance(value, str) or not _EVENT.fullmatch(value) or value == "none":
+        raise ValueError(
+            "must be the type of an event, such as OrderPlaced or com.example.order.placed: a letter and up to 199 "
+            f"letters, digits and . _ / : ~ -, not {shown(value)}"
+        )
+    if value == COMPENSATION_REQUESTED:
+        raise ValueError(f"{value} is what the orchestrator itself publishes")
+    return value
+
+
+def _compensated(value: object) -> str | None:
+    if value is None:
+        raise ValueError(f"says nothing: {_SAY_COMPENSATED}")
+    return None if value == "none" else _event(value)
+
+
+def _correlation(value: object) -> str:
+    expression = of_type(str, "an expression over an event such as data.order_id")(value)
+    if fault := expressions.check_correlation(expression):
+        raise ValueError(fault)
+    return expression
 
 
 def _input(value: object) -> dict[str, Any]:

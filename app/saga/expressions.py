@@ -102,6 +102,15 @@ def check(expression: str, upstream: Collection[str], all_steps: Collection[str]
     return None
 
 
+def check_correlation(expression: str) -> str | None:
+    """What is wrong with an expression over a CloudEvent, as a sentence, or None."""
+    try:
+        copies = _Reading((), ()).value(_compiled(expression).parsed, _Scope.EVENT)
+    except _WrongError as exc:
+        return str(exc)
+    return f"copies the event more than {MAX_COPIES} times over" if copies > MAX_COPIES else None
+
+
 def _underscored(step: str) -> str:
     return step.replace("-", "_")
 
@@ -154,6 +163,7 @@ class _Scope(Enum):
     STEPS = "all steps"
     STEP = "a step"
     SAGA = "the saga"
+    EVENT = "the whole event"
     VALUE = "anything"
 
 
@@ -217,6 +227,8 @@ class _Reading:
         return _Scope.VALUE, max(sizes)
 
     def _refuse_unnamed(self, scope: _Scope) -> None:
+        if scope is _Scope.EVENT:
+            raise _WrongError(f"uses {scope.value}: name what you want, as in data.order_id or subject")
         if scope in (_Scope.DOCUMENT, _Scope.STEPS):
             raise _WrongError(f"uses {scope.value}: name what you want, as in input.sku or steps.reserve.output")
 
@@ -225,6 +237,11 @@ class _Reading:
             self._step(name)
             return _Scope.STEP
         if scope is _Scope.VALUE:
+            return _Scope.VALUE
+        if scope is _Scope.EVENT:
+            # Attributes and extensions of an event are lower-case letters and digits (CloudEvents 1.0, section 3.1).
+            if not re.fullmatch("[a-z0-9]+", name):
+                raise _WrongError(f"there is no {name!r} in an event: what services say is in data, as in data.{name}")
             return _Scope.VALUE
         known = _FIELDS[scope]
         if name not in known:

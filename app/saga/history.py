@@ -90,7 +90,8 @@ def _started(definition: Definition, state: State, record: Record) -> State:
             attempts=record.attempt or call.attempts + 1,
             spent=call.spent + 1,
             sends=0,
-            due_at=record.data["lease_until"],
+            # How long its answer is awaited: with a lease for a call, without one for an event.
+            due_at=record.data["lease_until"] if "lease_until" in record.data else record.data["until"],
             started_at=call.started_at or record.at,
             finished_at=None,
         ),
@@ -103,7 +104,7 @@ def _scheduled(definition: Definition, state: State, record: Record) -> State:
         state.call(step, operation),
         state=CallState.SCHEDULED,
         due_at=record.data["due_at"],
-        sends=record.data["sends"],
+        sends=record.data.get("sends", 0),
         finished_at=None,
     )
     if record.data.get("fresh"):
@@ -117,13 +118,15 @@ def _scheduled(definition: Definition, state: State, record: Record) -> State:
 def _succeeded(definition: Definition, state: State, record: Record) -> State:
     step, _ = _operation(record)
     turn = None if step in definition.pivots else state.turn
-    state = replace(
-        state,
-        turn=turn,
-        completed=(*state.completed, step),
-        attention=_settled(definition, state, step),
-    )
+    # The effect of a choreographed step that has come late stands all the more.
+    attention = state.attention if _is_given_up(state) else _settled(definition, state, step)
+    state = replace(state, turn=turn, completed=(*state.completed, step), attention=attention)
     return _ended(state, record, CallState.SUCCEEDED, error=None, unknown=False)
+
+
+def _is_given_up(state: State) -> bool:
+    """Whether the attention is for compensations that could not be done."""
+    return state.attention is not None and state.attention.code == "compensation-failed"
 
 
 def _ended(saga: State, record: Record, how: CallState, **changes: Any) -> State:
@@ -184,21 +187,41 @@ def _turned(_: Definition, state: State, record: Record) -> State:
         unknown = call.unknown or call.state is CallState.WAITING
         return replace(_rested(call), state=CallState.CANCELLED, unknown=unknown, finished_at=record.at)
 
-    steps = tuple(StepRecord(cancelled(step.action), step.compensation) for step in state.steps)
+    def to_be_looked_at(call: Call) -> Call:
+        return replace(call, state=CallState.PENDING) if call.state is CallState.NOT_NEEDED else call
+
+    again = state.state is SagaState.COMPENSATION_FAILED
+    steps = tuple(StepRecord(cancelled(step.action), to_be_looked_at(step.compensation)) for step in state.steps)
     return replace(
         state,
         state=SagaState.COMPENSATING,
         steps=steps,
         error=_error(record.data),
         turn=None,
-        attention=None,
+        attention=state.attention if again else None,
     )
 
 
+def _refused(_: Definition, state: State, record: Record) -> State:
+    error = _error(record.data)
+    turned = replace(state, error=error) if record.data.get("turned") else state
+    return _ended(turned, record, CallState.REFUSED, error=error)
+
+
+def _compensated(definition: Definition, state: State, record: Record) -> State:
+    if _is_given_up(state):  # the event of a choreographed step, which came late
+        return _settled_late(definition, state, record, CallState.COMPENSATED, error=None, unknown=False)
+    return _ended(state, record, CallState.COMPENSATED, error=None, unknown=False)
+
+
 def _resolved(definition: Definition, state: State, record: Record) -> State:
+    return _settled_late(definition, state, record, CallState.RESOLVED)
+
+
+def _settled_late(definition: Definition, state: State, record: Record, how: CallState, **changes: Any) -> State:
     step, _ = _operation(record)
     state = replace(state, attention=_settled(definition, state, step))
-    state = _ended(state, record, CallState.RESOLVED)
+    state = _ended(state, record, how, **changes)
     failed = any(step.compensation.state is CallState.FAILED for step in state.steps)
     if state.state is SagaState.COMPENSATION_FAILED and not failed:
         return replace(state, state=SagaState.COMPENSATING, attention=None)
@@ -273,7 +296,7 @@ _FOLD: Final[Mapping[RecordType, Callable[[Definition, State, Record], State]]] 
     RecordType.STEP_SCHEDULED: _scheduled,
     RecordType.STEP_STARTED: _started,
     RecordType.STEP_SUCCEEDED: _succeeded,
-    RecordType.STEP_REFUSED: lambda _, s, r: _ended(s, r, CallState.REFUSED, error=_error(r.data)),
+    RecordType.STEP_REFUSED: _refused,
     RecordType.STEP_ATTEMPT_FAILED: _attempt_failed,
     RecordType.STEP_ATTEMPT_LOST: _attempt_failed,
     RecordType.STEP_WAITING: _waiting,
@@ -286,7 +309,7 @@ _FOLD: Final[Mapping[RecordType, Callable[[Definition, State, Record], State]]] 
     RecordType.COMPENSATION_BEGAN: _turned,
     RecordType.COMPENSATION_SCHEDULED: _scheduled,
     RecordType.COMPENSATION_STARTED: _started,
-    RecordType.COMPENSATION_SUCCEEDED: lambda _, s, r: _ended(s, r, CallState.COMPENSATED, error=None, unknown=False),
+    RecordType.COMPENSATION_SUCCEEDED: _compensated,
     RecordType.COMPENSATION_ATTEMPT_FAILED: _attempt_failed,
     RecordType.COMPENSATION_FAILED: lambda _, s, r: _ended(s, r, CallState.FAILED, error=_error(r.data)),
     RecordType.COMPENSATION_RESOLVED: _resolved,

@@ -21,31 +21,32 @@ a failure turns the saga to compensation, unless a pivot is open (running, waiti
 the turn is kept, nothing but the pivot is sent, and its outcome decides. Once a pivot has succeeded nothing turns
 the saga any more.
 
+That is the law of orchestrated sagas. `choreography` has what differs where services listen to events.
+
 How it is written. Each message has one function below that either refuses (operators are told why), ignores
-(nothing changes), or writes records into a `_Draft`, which folds them into the state at once. `_advance` then
+(nothing changes), or writes records into a `Draft`, which folds them into the state at once. `_advance` then
 draws every conclusion that the new state allows. `app.saga.history` says what each record does.
 
 The sources of the rules, and the ways of building them that lose money, are in docs/protocol.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
+from app.saga import choreography
 from app.saga.backoff import delay_seconds
-from app.saga.definition import Definition, RetryPolicy
-from app.saga.history import evolve, initial
+from app.saga.definition import Definition, DefinitionType, RetryPolicy
+from app.saga.draft import Draft, Timing, attempts_told, micros, plain
+from app.saga.history import initial
 from app.saga.messages import (
     Abandon,
     Admitted,
     Answered,
     Cancel,
     Claim,
-    ClosedLetter,
     ConditionFalse,
-    DeadLetter,
-    Dispatch,
     Extend,
+    Happened,
     Inexpressible,
     Message,
     Outcome,
@@ -90,22 +91,6 @@ from app.saga.state import (
     State,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """The house's own durations, from its settings."""
-
-    lease_grace_seconds: float = 5
-    redispatch_after_seconds: float = 10
-
-
-RESEND_GROWTH: Final = 1.5
-RESEND_CAP: Final = 2
-"""A step that nobody claims is sent again after 1, 1.5, 2, 2, ... times `redispatch_after_seconds`."""
-
-SELF_RING_SECONDS: Final = 5
-"""A retry due within this is rung by the worker that set it; a later one is left to the sweep."""
-
 MAX_RETRY_AFTER_SECONDS: Final = 3600
 
 POLL_SECONDS: Final = 1
@@ -122,13 +107,18 @@ def create(
     start_at: Micros | None = None,
     **data: Any,
 ) -> Transition:
-    """A new saga. Its timeout counts from `start_at`, or from now. `data` is added to the first record."""
-    timeout = _micros(definition.timeout_seconds if timeout_seconds is None else timeout_seconds)
+    """A new saga. Its timeout counts from `start_at`, or from now. `data` is added to the first record.
+
+    One that is choreographed is begun by an event instead (`choreography.create`).
+    """
+    if definition.type == "choreography":
+        raise ValueError(f"{definition.name} is choreographed: it is begun by its event")
+    timeout = micros(definition.timeout_seconds if timeout_seconds is None else timeout_seconds)
     facts = {"deadline_at": (start_at or at) + timeout, **data}
     if start_at is not None:
         facts["start_at"] = start_at
     record = Record(1, RecordType.SAGA_CREATED, at, data=facts)
-    draft = _Draft(definition, initial(definition, record), at, saga_id, timing)
+    draft = Draft(definition, initial(definition, record), at, saga_id, timing)
     draft.records.append(record)
     if _starts_by_itself(draft):
         draft.record(RecordType.SAGA_STARTED)
@@ -139,146 +129,26 @@ def create(
 def step(definition: Definition, state: State, message: Message, *, saga_id: str, timing: Timing) -> Transition:
     """What the message changes. Without records nothing changed; a refusal says why."""
     at = max(message.at, state.updated_at)
-    draft = _Draft(definition, state, at, saga_id, timing)
-    if refusal := _TELL[type(message)](draft, message):
+    draft = Draft(definition, state, at, saga_id, timing)
+    tell, advance = _LAWS[definition.type]
+    if refusal := tell.get(type(message), _ignored)(draft, message):
         return Transition(state, refusal=refusal)
     if draft.records or isinstance(message, Woken):
-        _advance(draft)
+        advance(draft)
     return draft.transition(Transition(state), retried=isinstance(message, Retry))
-
-
-# --- writing ----------------------------------------------------------------------------------------------------
-
-
-class _Draft:
-    """A state and the records written to it so far."""
-
-    def __init__(self, definition: Definition, state: State, at: Micros, saga_id: str, timing: Timing) -> None:
-        self.definition, self.before, self.state = definition, state, state
-        self.at, self.saga_id, self.timing = at, saga_id, timing
-        self.records: list[Record] = []
-
-    def record(
-        self,
-        kind: RecordType,
-        step: int | None = None,
-        operation: Operation | None = None,
-        attempt: int | None = None,
-        /,
-        **data: Any,
-    ) -> None:
-        record = Record(self.state.seq + 1, kind, self.at, step, operation, attempt, data)
-        self.state = evolve(self.definition, self.state, record)
-        self.records.append(record)
-
-    def schedule(self, step: int, operation: Operation, **data: Any) -> None:
-        call = self.state.call(step, operation)
-        sends = 1 if data.get("fresh") or call.state is not CallState.SCHEDULED else call.sends + 1
-        factor = min(RESEND_GROWTH ** min(sends - 1, 10), RESEND_CAP)
-        due_at = self.at + _micros(self.timing.redispatch_after_seconds * factor)
-        kind = RecordType.STEP_SCHEDULED if operation == ACTION else RecordType.COMPENSATION_SCHEDULED
-        self.record(kind, step, operation, due_at=due_at, sends=sends, **data)
-
-    def error(self, step: int, operation: Operation, code: str, message: str, status: int | None) -> Error:
-        return Error(
-            code=code,
-            message=message,
-            status=status,
-            step=self.definition.steps[step].name,
-            operation=operation,
-            attempts=self.state.call(step, operation).attempts,
-        )
-
-    def raise_attention(self, code: str, reason: str, *steps: int, turn: Error | None = None) -> None:
-        """Raised once; the history does not repeat what already stands."""
-        named = {self.definition.steps[step].name for step in steps}
-        standing = self.state.attention
-        if standing and standing.code == code:
-            if named <= set(standing.steps) and turn is None:
-                return
-            named |= set(standing.steps)
-        names = [plan.name for plan in self.definition.steps if plan.name in named]
-        data: dict[str, Any] = {"code": code, "reason": reason, "steps": names}
-        if turn is not None:
-            data["turn"] = _plain(turn)
-        self.record(RecordType.ATTENTION_RAISED, **data)
-
-    def transition(self, unchanged: Transition, *, retried: bool = False) -> Transition:
-        if not self.records:
-            return unchanged
-        return Transition(
-            self.state,
-            tuple(self.records),
-            tuple(self._dispatches()),
-            tuple(self._dead_letters()),
-            tuple(self._closed_letters("retried" if retried else "resolved")),
-        )
-
-    def _dispatches(self) -> Iterator[Dispatch]:
-        for record in self.records:
-            if record.step is None or record.operation is None:
-                continue
-            call = self.state.call(record.step, record.operation)
-            if not may_be_sent(self.definition, self.state, record.step, record.operation):
-                continue
-            if call.state is CallState.SCHEDULED and "sends" in record.data:
-                yield Dispatch(record.step, record.operation)
-            retry_at = record.data.get("retry_at")
-            if call.state is CallState.RETRYING and retry_at is not None:
-                delay = (retry_at - self.at) / SECOND
-                if delay <= SELF_RING_SECONDS:
-                    yield Dispatch(record.step, record.operation, delay)
-
-    def _dead_letters(self) -> Iterator[DeadLetter]:
-        before, after = self._given_up(self.before), self._given_up(self.state)
-        for (step, operation), status in after.items():
-            if (step, operation) not in before or (status == "open" and before[step, operation] != "open"):
-                call = self.state.call(step, operation)
-                error = _plain(call.error) if call.error else {}
-                yield DeadLetter(step, operation, call.attempts, error, status)
-
-    def _closed_letters(self, status: str) -> Iterator[ClosedLetter]:
-        after = self._given_up(self.state)
-        for (step, operation), was in self._given_up(self.before).items():
-            if was == "open" and after.get((step, operation)) != "open":
-                yield ClosedLetter(step, operation, status)
-
-    def _given_up(self, state: State) -> dict[tuple[int, Operation], str]:
-        """Operations that nothing repeats by itself: `open` where a person has to act, else `noted`."""
-        if not state.has_failures:
-            return {}
-        found: dict[tuple[int, Operation], str] = {(step, ACTION): "open" for step in held(self.definition, state)}
-        for step, operation, call in state.calls():
-            if operation == COMPENSATION and call.state is CallState.FAILED and not state.final:
-                found[step, operation] = "open"
-            elif operation == ACTION and call.state is CallState.EXHAUSTED:
-                found.setdefault((step, operation), "noted")
-        return found
-
-
-def _micros(seconds: float) -> Micros:
-    return round(seconds * SECOND)
-
-
-def _attempts(count: int) -> str:
-    return f"{count} attempt" if count == 1 else f"{count} attempts"
-
-
-def _plain(error: Error) -> dict[str, Any]:
-    return {name: value for name, value in asdict(error).items() if value is not None}
 
 
 # --- what workers tell ------------------------------------------------------------------------------------------
 
 
-def _due(draft: _Draft, step: int, operation: Operation) -> bool:
+def _due(draft: Draft, step: int, operation: Operation) -> bool:
     """Whether an attempt may begin now."""
     call = draft.state.call(step, operation)
     due = call.state is CallState.SCHEDULED or (call.state is CallState.RETRYING and (call.due_at or 0) <= draft.at)
     return due and may_be_sent(draft.definition, draft.state, step, operation)
 
 
-def _claim(draft: _Draft, message: Claim) -> None:
+def _claim(draft: Draft, message: Claim) -> None:
     step, operation = message.step, message.operation
     if not _due(draft, step, operation):
         return
@@ -291,31 +161,31 @@ def _claim(draft: _Draft, message: Claim) -> None:
         step,
         operation,
         call.attempts + 1,
-        lease_until=draft.at + _micros(timeout + draft.timing.lease_grace_seconds),
+        lease_until=draft.at + micros(timeout + draft.timing.lease_grace_seconds),
         key=f"{draft.saga_id}/{key_suffix(plan.name, operation, generation)}",
     )
 
 
-def _condition_false(draft: _Draft, message: ConditionFalse) -> None:
+def _condition_false(draft: Draft, message: ConditionFalse) -> None:
     if _due(draft, message.step, ACTION):
         draft.record(RecordType.STEP_SKIPPED, message.step, ACTION, because="when")
 
 
-def _inexpressible(draft: _Draft, message: Inexpressible) -> None:
+def _inexpressible(draft: Draft, message: Inexpressible) -> None:
     step, operation = message.step, message.operation
     if _due(draft, step, operation):
-        error = _plain(draft.error(step, operation, "expression-failed", message.message, None))
+        error = plain(draft.error(step, operation, "expression-failed", message.message, None))
         kind = RecordType.STEP_REFUSED if operation == ACTION else RecordType.COMPENSATION_FAILED
         draft.record(kind, step, operation, error=error)
 
 
-def _participant_missing(draft: _Draft, message: ParticipantMissing) -> None:
+def _participant_missing(draft: Draft, message: ParticipantMissing) -> None:
     """The step stays scheduled, so the re-send tries again; a person is told meanwhile."""
     if _due(draft, message.step, message.operation):
         draft.raise_attention("participant-missing", message.message, message.step)
 
 
-def _answered(draft: _Draft, message: Answered) -> None:
+def _answered(draft: Draft, message: Answered) -> None:
     if draft.state.at_rest:
         return
     step, operation, outcome = message.step, message.operation, message.outcome
@@ -326,7 +196,7 @@ def _answered(draft: _Draft, message: Answered) -> None:
         _succeeded(draft, message)
 
 
-def _ends_repetition(draft: _Draft, message: Answered) -> bool:
+def _ends_repetition(draft: Draft, message: Answered) -> bool:
     """Whether a late success, with the key that is in use, ends an operation that waits to be repeated."""
     call = draft.state.call(message.step, message.operation)
     same_key = call.key_from <= message.attempt <= call.attempts
@@ -336,7 +206,7 @@ def _ends_repetition(draft: _Draft, message: Answered) -> bool:
     return same_key and waits
 
 
-def _succeeded(draft: _Draft, message: Answered) -> None:
+def _succeeded(draft: Draft, message: Answered) -> None:
     step, operation = message.step, message.operation
     data = {**message.outcome.record, "status": message.outcome.status}
     if operation == COMPENSATION:
@@ -353,14 +223,14 @@ def _succeeded(draft: _Draft, message: Answered) -> None:
         draft.raise_attention("past-pivot", reason)
 
 
-def _refused(draft: _Draft, message: Answered) -> None:
+def _refused(draft: Draft, message: Answered) -> None:
     step, operation, outcome = message.step, message.operation, message.outcome
     if outcome.retriable:
         _attempt_failed(draft, message)
         return
     call = draft.state.call(step, operation)
     error = draft.error(step, operation, "refused", outcome.message, outcome.status)
-    data = {**outcome.record, "error": _plain(error)}
+    data = {**outcome.record, "error": plain(error)}
     if operation == COMPENSATION:
         draft.record(RecordType.COMPENSATION_FAILED, step, operation, message.attempt, **data)
     elif step in draft.definition.pivots and call.unknown and not past_pivot(draft.definition, draft.state):
@@ -370,7 +240,7 @@ def _refused(draft: _Draft, message: Answered) -> None:
         draft.record(RecordType.STEP_REFUSED, step, operation, message.attempt, **data)
 
 
-def _pending(draft: _Draft, message: Answered) -> None:
+def _pending(draft: Draft, message: Answered) -> None:
     step, operation = message.step, message.operation
     call = draft.state.call(step, operation)
     if operation == ACTION and draft.state.state is SagaState.COMPENSATING:
@@ -382,13 +252,13 @@ def _pending(draft: _Draft, message: Answered) -> None:
         )
         _attempt_failed(draft, Answered(message.at, step, operation, message.attempt, outcome))
         return
-    until = draft.at + _micros(draft.definition.steps[step].callback_timeout_seconds)
+    until = draft.at + micros(draft.definition.steps[step].callback_timeout_seconds)
     poll, poll_every = message.outcome.poll_url, None
     if call.state is CallState.WAITING:  # it was polled, or is told twice: its time does not begin again
         until, poll = call.due_at or until, poll or call.poll
     if poll is not None:
         asked_for = min(message.outcome.retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS)
-        poll_every = _micros(max(asked_for, POLL_SECONDS))
+        poll_every = micros(max(asked_for, POLL_SECONDS))
     if (call.state, call.poll, call.poll_every) == (CallState.WAITING, poll, poll_every):
         return
     data = {**message.outcome.record, "until": until, "status": message.outcome.status}
@@ -397,29 +267,29 @@ def _pending(draft: _Draft, message: Answered) -> None:
     draft.record(RecordType.STEP_WAITING, step, operation, message.attempt, **data)
 
 
-def _policy(draft: _Draft, step: int, operation: Operation) -> RetryPolicy:
+def _policy(draft: Draft, step: int, operation: Operation) -> RetryPolicy:
     plan = draft.definition.steps[step]
     return plan.retry if operation == ACTION else plan.compensation_retry
 
 
-def _retry_at(draft: _Draft, message: Answered) -> Micros:
+def _retry_at(draft: Draft, message: Answered) -> Micros:
     step, operation = message.step, message.operation
     call = draft.state.call(step, operation)
     key = f"{draft.saga_id}/{step}/{operation}/{call.attempts}"
     delay = delay_seconds(_policy(draft, step, operation), max(call.spent, 1), key)
     asked_for = min(message.outcome.retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS)
-    return draft.at + _micros(max(delay, asked_for))
+    return draft.at + micros(max(delay, asked_for))
 
 
-def _failed_data(draft: _Draft, message: Answered, error: Error) -> dict[str, Any]:
+def _failed_data(draft: Draft, message: Answered, error: Error) -> dict[str, Any]:
     outcome = message.outcome
-    data = {**outcome.record, "outcome": str(outcome.kind), "error": _plain(error)}
+    data = {**outcome.record, "outcome": str(outcome.kind), "error": plain(error)}
     if outcome.may_run_seconds > 0:
-        data["quiet_until"] = draft.at + _micros(outcome.may_run_seconds)
+        data["quiet_until"] = draft.at + micros(outcome.may_run_seconds)
     return data
 
 
-def _attempt_failed(draft: _Draft, message: Answered, kind: RecordType = RecordType.STEP_ATTEMPT_FAILED) -> None:
+def _attempt_failed(draft: Draft, message: Answered, kind: RecordType = RecordType.STEP_ATTEMPT_FAILED) -> None:
     """An attempt brought neither success nor a refusal that counts: it is repeated, or the operation is given up."""
     step, operation, outcome = message.step, message.operation, message.outcome
     plan, state = draft.definition.steps[step], draft.state
@@ -441,13 +311,14 @@ def _attempt_failed(draft: _Draft, message: Answered, kind: RecordType = RecordT
     given_up = draft.error(step, operation, "exhausted", outcome.message, outcome.status)
     if operation == COMPENSATION:
         draft.record(kind, step, operation, message.attempt, **data)
-        draft.record(RecordType.COMPENSATION_FAILED, step, operation, error=_plain(given_up))
+        draft.record(RecordType.COMPENSATION_FAILED, step, operation, error=plain(given_up))
         return
     holds = plan.on_exhausted == "pause" and not turn_wanted(draft.definition, state)
     if past_pivot(draft.definition, state) and not holds:
         draft.record(kind, step, operation, message.attempt, retry_at=_retry_at(draft, message), **data)
         reason = (
-            f"{plan.name} fails ({_attempts(call.attempts)} so far) after the point of no return: {outcome.message}."
+            f"{plan.name} fails ({attempts_told(call.attempts)} so far) after the point of no return:"
+            f" {outcome.message}."
             " It is repeated without limit; look at its service."
         )
         draft.raise_attention("retried-without-limit", reason, step)
@@ -455,10 +326,10 @@ def _attempt_failed(draft: _Draft, message: Answered, kind: RecordType = RecordT
         _ask_pivot_again(draft, message, given_up, kind)
     else:
         draft.record(kind, step, operation, message.attempt, **data)
-        draft.record(RecordType.STEP_EXHAUSTED, step, operation, error=_plain(given_up))
+        draft.record(RecordType.STEP_EXHAUSTED, step, operation, error=plain(given_up))
 
 
-_OUTCOME: Final[Mapping[OutcomeKind, Callable[[_Draft, Answered], None]]] = {
+_OUTCOME: Final[Mapping[OutcomeKind, Callable[[Draft, Answered], None]]] = {
     OutcomeKind.SUCCEEDED: _succeeded,
     OutcomeKind.REFUSED: _refused,
     OutcomeKind.PENDING: _pending,
@@ -468,7 +339,7 @@ _OUTCOME: Final[Mapping[OutcomeKind, Callable[[_Draft, Answered], None]]] = {
 
 
 def _ask_pivot_again(
-    draft: _Draft, message: Answered, turn: Error, kind: RecordType = RecordType.STEP_ATTEMPT_FAILED
+    draft: Draft, message: Answered, turn: Error, kind: RecordType = RecordType.STEP_ATTEMPT_FAILED
 ) -> None:
     """The saga would turn, but whether the pivot has happened is not known: it is asked, with its key, until it is."""
     error = draft.error(
@@ -485,7 +356,7 @@ def _ask_pivot_again(
     draft.raise_attention("pivot-undecided", reason, message.step, turn=None if kept else turn)
 
 
-def _lost(draft: _Draft, step: int, operation: Operation, call: Call) -> None:
+def _lost(draft: Draft, step: int, operation: Operation, call: Call) -> None:
     if call.state is CallState.WAITING:
         text = "no callback came in time"
     else:
@@ -495,7 +366,7 @@ def _lost(draft: _Draft, step: int, operation: Operation, call: Call) -> None:
     _attempt_failed(draft, message, RecordType.STEP_ATTEMPT_LOST)
 
 
-def _woken(draft: _Draft, _: Woken) -> None:
+def _woken(draft: Draft, _: Woken) -> None:
     if draft.state.at_rest:
         return
     for step, operation, call in draft.before.calls():
@@ -510,7 +381,17 @@ def _woken(draft: _Draft, _: Woken) -> None:
     _look_at_deadline(draft)
 
 
-def _starts_by_itself(draft: _Draft) -> bool:
+def _woken_choreographed(draft: Draft, message: Woken) -> None:
+    choreography.woken(draft, message)
+    if not draft.state.at_rest:
+        _look_at_deadline(draft)
+
+
+def _ignored(_: Draft, __: Message) -> None:
+    """Of the other kind of saga: nobody calls a service for one that is choreographed, none other hears events."""
+
+
+def _starts_by_itself(draft: Draft) -> bool:
     """Whether its time has come and it needs nobody's leave; with `max_concurrent` it waits to be admitted."""
     state = draft.state
     if state.state is not SagaState.CREATED or state.pause or draft.definition.max_concurrent is not None:
@@ -518,13 +399,13 @@ def _starts_by_itself(draft: _Draft) -> bool:
     return (state.start_at or state.created_at) <= draft.at
 
 
-def _admitted(draft: _Draft, _: Admitted) -> None:
+def _admitted(draft: Draft, _: Admitted) -> None:
     since = waits_since(draft.definition, draft.state)
     if since is not None and since <= draft.at:
         draft.record(RecordType.SAGA_STARTED)
 
 
-def _look_at_deadline(draft: _Draft) -> None:
+def _look_at_deadline(draft: Draft) -> None:
     state = draft.state
     if state.state is SagaState.COMPENSATING or paused(draft.definition, state):
         return
@@ -537,24 +418,13 @@ def _look_at_deadline(draft: _Draft) -> None:
         return
     seconds = (state.deadline_at - (state.start_at or state.created_at)) / SECOND
     error = Error("saga-timeout", f"the saga was not done within {seconds:g} s")
-    draft.record(RecordType.SAGA_TIMED_OUT, error=_plain(error))
+    draft.record(RecordType.SAGA_TIMED_OUT, error=plain(error))
 
 
 # --- what people tell -------------------------------------------------------------------------------------------
 
 
-def _acted(draft: _Draft, action: str, message: Any, step: int | None = None, **data: Any) -> None:
-    by = {"actor": message.by.name, "reason": message.by.reason}
-    draft.record(RecordType.OPERATOR_ACTED, step, action=action, **by, **data)
-
-
-def _refuse_at_rest(draft: _Draft) -> Refusal | None:
-    if not draft.state.at_rest:
-        return None
-    return Refusal("saga-at-rest", f"The saga is {draft.state.state} and changes no more; restart makes a new one.")
-
-
-def _cancel(draft: _Draft, message: Cancel) -> Refusal | None:
+def _cancel(draft: Draft, message: Cancel) -> Refusal | None:
     state = draft.state
     if state.at_rest:
         advice = " Its failed compensations can be retried." if not state.final else ""
@@ -569,14 +439,14 @@ def _cancel(draft: _Draft, message: Cancel) -> Refusal | None:
     if state.turn is not None and not state.pause:
         return None
     text = f"cancelled by {message.by.name}" + (f": {message.by.reason}" if message.by.reason else "")
-    draft.record(RecordType.SAGA_CANCELLED, error=_plain(Error("cancelled", text)))
+    draft.record(RecordType.SAGA_CANCELLED, error=plain(Error("cancelled", text)))
     return None
 
 
-def _retry(draft: _Draft, message: Retry) -> Refusal | None:
+def _retry(draft: Draft, message: Retry) -> Refusal | None:
     definition, state = draft.definition, draft.state
     if state.final:
-        return _refuse_at_rest(draft)
+        return draft.refuse_at_rest()
     wanted = range(len(state.steps)) if message.step is None else (message.step,)
     failed = [p for p in wanted if state.steps[p].compensation.state is CallState.FAILED]
     later = [p for p in wanted if state.steps[p].compensation.state is CallState.RETRYING]
@@ -593,7 +463,7 @@ def _retry(draft: _Draft, message: Retry) -> Refusal | None:
         detail = "No compensation has failed, and no step is waiting for a retry, exhausted, or refused and holding."
         return Refusal("nothing-to-retry", detail)
     names = [definition.steps[p].name for p in failed]
-    _acted(draft, "retry", message, message.step, **({"compensations": names} if names else {}))
+    draft.acted("retry", message, message.step, **({"compensations": names} if names else {}))
     for p in later:
         draft.schedule(p, COMPENSATION, fresh=True)
     for p in actions:
@@ -602,7 +472,7 @@ def _retry(draft: _Draft, message: Retry) -> Refusal | None:
     return None
 
 
-def _refuse_new_input(draft: _Draft, message: Retry, actions: list[int]) -> Refusal | None:
+def _refuse_new_input(draft: Draft, message: Retry, actions: list[int]) -> Refusal | None:
     wanted = range(len(draft.state.steps)) if message.step is None else (message.step,)
     running = any(may_still_run(draft.state.steps[p].action, draft.at) for p in wanted)
     if running and not actions and draft.state.state is SagaState.EXECUTING:
@@ -614,7 +484,7 @@ def _refuse_new_input(draft: _Draft, message: Retry, actions: list[int]) -> Refu
     return _refuse_unsettled(draft, actions[0], message.confirm_not_done)
 
 
-def _refuse_unsettled(draft: _Draft, step: int, confirmed: bool) -> Refusal | None:
+def _refuse_unsettled(draft: Draft, step: int, confirmed: bool) -> Refusal | None:
     """Why an operator may not yet decide for a step that it has not happened."""
     call, name = draft.state.steps[step].action, draft.definition.steps[step].name
     if may_still_run(call, draft.at):
@@ -627,10 +497,10 @@ def _refuse_unsettled(draft: _Draft, step: int, confirmed: bool) -> Refusal | No
     return None
 
 
-def _skip(draft: _Draft, message: Skip) -> Refusal | None:
+def _skip(draft: Draft, message: Skip) -> Refusal | None:
     state, name = draft.state, draft.definition.steps[message.step].name
     call = state.steps[message.step].action
-    if refusal := _refuse_at_rest(draft):
+    if refusal := draft.refuse_at_rest():
         return refusal
     if state.state is SagaState.EXECUTING and may_still_run(call, draft.at):
         return _refuse_unsettled(draft, message.step, message.confirm_not_done)
@@ -643,34 +513,34 @@ def _skip(draft: _Draft, message: Skip) -> Refusal | None:
         return Refusal("step-not-skippable", detail)
     if refusal := _refuse_unsettled(draft, message.step, message.confirm_not_done):
         return refusal
-    _acted(draft, "skip", message, message.step)
+    draft.acted("skip", message, message.step)
     draft.record(RecordType.STEP_SKIPPED, message.step, ACTION, because="operator")
     return None
 
 
-def _resolve(draft: _Draft, message: Resolve) -> Refusal | None:
+def _resolve(draft: Draft, message: Resolve) -> Refusal | None:
     call, name = draft.state.steps[message.step].compensation, draft.definition.steps[message.step].name
     if draft.state.final:
-        return _refuse_at_rest(draft)
+        return draft.refuse_at_rest()
     if call.state is not CallState.FAILED:
         return Refusal("nothing-to-resolve", f"The compensation of {name} is {call.state}, not FAILED.")
     if may_still_run(call, draft.at):
         detail = f"An attempt to compensate {name} may still take effect; settle it by hand when that is over."
         return Refusal("attempt-running", detail)
-    _acted(draft, "resolve", message, message.step)
+    draft.acted("resolve", message, message.step)
     draft.record(RecordType.COMPENSATION_RESOLVED, message.step, COMPENSATION)
     return None
 
 
-def _abandon(draft: _Draft, message: Abandon) -> Refusal | None:
+def _abandon(draft: Draft, message: Abandon) -> Refusal | None:
     if draft.state.final:
-        return _refuse_at_rest(draft)
+        return draft.refuse_at_rest()
     draft.record(RecordType.SAGA_ABANDONED, actor=message.by.name, reason=message.by.reason)
     return None
 
 
-def _pause(draft: _Draft, message: Pause) -> Refusal | None:
-    if refusal := _refuse_at_rest(draft):
+def _pause(draft: Draft, message: Pause) -> Refusal | None:
+    if refusal := draft.refuse_at_rest():
         return refusal
     if draft.state.pause:
         return Refusal("already-paused", "The saga is paused by an operator already.")
@@ -678,8 +548,8 @@ def _pause(draft: _Draft, message: Pause) -> Refusal | None:
     return None
 
 
-def _resume(draft: _Draft, message: Resume) -> Refusal | None:
-    if refusal := _refuse_at_rest(draft):
+def _resume(draft: Draft, message: Resume) -> Refusal | None:
+    if refusal := draft.refuse_at_rest():
         return refusal
     if not draft.state.pause:
         holding = held(draft.definition, draft.state)
@@ -692,19 +562,19 @@ def _resume(draft: _Draft, message: Resume) -> Refusal | None:
     return None
 
 
-def _ring_again(draft: _Draft) -> None:
+def _ring_again(draft: Draft) -> None:
     """What was scheduled while nothing could be sent is sent now."""
     for step, operation, call in draft.state.calls():
         if call.state is CallState.SCHEDULED and may_be_sent(draft.definition, draft.state, step, operation):
             draft.schedule(step, operation)
 
 
-def _extend(draft: _Draft, message: Extend) -> Refusal | None:
-    if refusal := _refuse_at_rest(draft):
+def _extend(draft: Draft, message: Extend) -> Refusal | None:
+    if refusal := draft.refuse_at_rest():
         return refusal
     if draft.state.state is SagaState.COMPENSATING:
         return Refusal("saga-compensating", "The saga is being compensated; that has no timeout to extend.")
-    deadline_at = draft.at + _micros(message.timeout_seconds)
+    deadline_at = draft.at + micros(message.timeout_seconds)
     if deadline_at <= draft.state.deadline_at:
         return Refusal("deadline-not-later", "The saga's deadline is later than that already.")
     draft.record(
@@ -716,7 +586,17 @@ def _extend(draft: _Draft, message: Extend) -> Refusal | None:
     return None
 
 
-_TELL: Final[Mapping[type, Callable[[_Draft, Any], Refusal | None]]] = {
+_Tell: TypeAlias = Mapping[type, Callable[[Draft, Any], Refusal | None]]
+
+_TELL_ANY: Final[_Tell] = {
+    Cancel: _cancel,
+    Resolve: _resolve,
+    Abandon: _abandon,
+    Pause: _pause,
+    Resume: _resume,
+    Extend: _extend,
+}
+_TELL_ORCHESTRATED: Final[_Tell] = {
     Claim: _claim,
     ConditionFalse: _condition_false,
     Inexpressible: _inexpressible,
@@ -724,28 +604,30 @@ _TELL: Final[Mapping[type, Callable[[_Draft, Any], Refusal | None]]] = {
     Answered: _answered,
     Woken: _woken,
     Admitted: _admitted,
-    Cancel: _cancel,
     Retry: _retry,
     Skip: _skip,
-    Resolve: _resolve,
-    Abandon: _abandon,
-    Pause: _pause,
-    Resume: _resume,
-    Extend: _extend,
+    **_TELL_ANY,
+}
+_TELL_CHOREOGRAPHED: Final[_Tell] = {
+    Happened: choreography.happened,
+    Woken: _woken_choreographed,
+    Retry: choreography.retry,
+    Skip: choreography.skip,
+    **_TELL_ANY,
 }
 
 
 # --- conclusions ------------------------------------------------------------------------------------------------
 
 
-def _advance(draft: _Draft) -> None:
+def _advance(draft: Draft) -> None:
     if draft.state.state in {SagaState.CREATED, SagaState.EXECUTING}:
         _advance_forward(draft)
     if draft.state.state is SagaState.COMPENSATING:
         _advance_backward(draft)
 
 
-def _advance_forward(draft: _Draft) -> None:
+def _advance_forward(draft: Draft) -> None:
     definition = draft.definition
     if past_pivot(definition, draft.state):
         for position, record in enumerate(draft.state.steps):
@@ -753,7 +635,7 @@ def _advance_forward(draft: _Draft) -> None:
                 draft.schedule(position, ACTION, fresh=True)
     elif turn := turn_wanted(definition, draft.state):
         if not pivot_open(definition, draft.state):
-            draft.record(RecordType.COMPENSATION_BEGAN, error=_plain(turn))
+            draft.record(RecordType.COMPENSATION_BEGAN, error=plain(turn))
             return
         for position in definition.pivots:
             call = draft.state.steps[position].action
@@ -775,10 +657,10 @@ def _advance_forward(draft: _Draft) -> None:
             draft.schedule(position, ACTION)
 
 
-def _raise_held(draft: _Draft, holding: tuple[int, ...]) -> None:
+def _raise_held(draft: Draft, holding: tuple[int, ...]) -> None:
     errors = [draft.state.steps[position].action.error for position in holding]
     told = "; ".join(
-        f"{e.step} was {e.code} after {_attempts(e.attempts or 0)}: {e.message}" for e in errors if e is not None
+        f"{e.step} was {e.code} after {attempts_told(e.attempts or 0)}: {e.message}" for e in errors if e is not None
     )
     advice = "retry the step or skip it"
     if not past_pivot(draft.definition, draft.state):
@@ -786,7 +668,7 @@ def _raise_held(draft: _Draft, holding: tuple[int, ...]) -> None:
     draft.raise_attention("held", f"{told}. The saga holds: {advice}.", *holding)
 
 
-def _advance_backward(draft: _Draft) -> None:
+def _advance_backward(draft: Draft) -> None:
     definition = draft.definition
     if not draft.state.pause:
         for position in _to_undo_now(draft):
@@ -804,21 +686,10 @@ def _advance_backward(draft: _Draft) -> None:
     ]
     if any(_may_begin(draft, p) for p in waiting):
         return  # for a quiet window, or for an operator's pause
-    if not failed:
-        draft.record(RecordType.SAGA_FAILED)
-        return
-    names = [definition.steps[p].name for p in sorted((*failed, *waiting))]
-    draft.record(RecordType.SAGA_COMPENSATION_FAILED, steps=names)
-    first = state.steps[failed[0]].compensation.error
-    because = f": {first.message}" if first else ""
-    reason = (
-        f"{definition.steps[failed[0]].name} could not be compensated{because}. The effect of {', '.join(names)}"
-        " may still stand: retry the compensations, or settle them by hand and resolve them."
-    )
-    draft.raise_attention("compensation-failed", reason, *sorted((*failed, *waiting)))
+    draft.end_undoing(failed, waiting)
 
 
-def _may_begin(draft: _Draft, position: int) -> bool:
+def _may_begin(draft: Draft, position: int) -> bool:
     """With `halt` a failed compensation keeps the others from being begun, but not what an operator retries."""
     if draft.definition.on_compensation_failure == "continue":
         return True
@@ -826,7 +697,7 @@ def _may_begin(draft: _Draft, position: int) -> bool:
     return failed_before or all(r.compensation.state is not CallState.FAILED for r in draft.state.steps)
 
 
-def _to_undo_now(draft: _Draft) -> list[int]:
+def _to_undo_now(draft: Draft) -> list[int]:
     """Steps whose compensation may begin: everything that depends on them is over and undone."""
     definition, state = draft.definition, draft.state
 
@@ -847,3 +718,9 @@ def _to_undo_now(draft: _Draft) -> list[int]:
         and not may_still_run(record.action, draft.at)
         and all(out_of_the_way(d) for d in definition.downstream[position])
     ]
+
+
+_LAWS: Final[Mapping[DefinitionType, tuple[_Tell, Callable[[Draft], None]]]] = {
+    "orchestration": (_TELL_ORCHESTRATED, _advance),
+    "choreography": (_TELL_CHOREOGRAPHED, choreography.advance),
+}

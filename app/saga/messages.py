@@ -109,6 +109,17 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Happened:
+    """An event of a choreographed saga stands on the stream; its number of appearances and their order say nothing."""
+
+    at: Micros
+    event: str
+    """Its type."""
+    reason: str | None = None
+    """What a failure event's data says, for a person; at most a few hundred characters."""
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     name: str
     reason: str | None = None
@@ -174,7 +185,7 @@ class Extend:
 
 FromWorker: TypeAlias = Claim | ConditionFalse | Inexpressible | ParticipantMissing | Answered | Woken | Admitted
 FromOperator: TypeAlias = Cancel | Retry | Skip | Resolve | Abandon | Pause | Resume | Extend
-Message: TypeAlias = FromWorker | FromOperator
+Message: TypeAlias = FromWorker | Happened | FromOperator
 
 
 # --- history ----------------------------------------------------------------------------------------------------
@@ -236,6 +247,17 @@ class Dispatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """`CompensationRequested` has to be published, in the order of the transition's requests: written to the outbox
+    with the transition.
+    """
+
+    step: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An operation was given up."""
 
@@ -272,4 +294,5 @@ class Transition:
     dispatches: tuple[Dispatch, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
     closed_letters: tuple[ClosedLetter, ...] = ()
+    requests: tuple[Request, ...] = ()
     refusal: Refusal | None = None

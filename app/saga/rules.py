@@ -101,8 +101,8 @@ def may_still_run(call: Call, at: Micros) -> bool:
 
 
 def may_be_sent(definition: Definition, state: State, position: int, operation: Operation) -> bool:
-    """Whether the saga as a whole allows attempts of this operation."""
-    if paused(definition, state):
+    """Whether the saga as a whole allows attempts of this operation; of a choreography nobody but its services acts."""
+    if definition.type == "choreography" or paused(definition, state):
         return False
     if operation == COMPENSATION:
         return state.state is SagaState.COMPENSATING

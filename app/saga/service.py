@@ -15,3 +15,5 @@ class Service:
     secrets: tuple[str, ...] = ()
     """Each signs: several are for rotation."""
     max_in_flight: int | None = None
+    subscribes: tuple[str, ...] = ()
+    """Types of the events that are posted to it."""

@@ -1,9 +1,10 @@
 """Definitions by name and version. A version never changes, so it is read once per process."""
 
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from app.saga.definition import Definition, digest, parse_definition, to_document
@@ -13,12 +14,33 @@ from app.store.tables import definition as table
 LATEST_SECONDS: Final = 1
 """For so long a process may start sagas of a version that another process has just replaced."""
 
+UNKNOWN_SECONDS: Final = 0.1
+"""An event that nobody is known to name is looked for again, but not more often than this."""
+
+_CHOREOGRAPHIES: Final = text("""
+    SELECT name, max(version) AS newest, array_agg(version ORDER BY version) FILTER (
+        WHERE document ->> 'type' = 'choreography') AS versions
+    FROM definition GROUP BY name HAVING bool_or(document ->> 'type' = 'choreography')""")
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A choreography that names an event, in some version."""
+
+    definition: Definition
+    """Its newest choreographed version: that says what saga an event belongs to."""
+    version: int
+    opens: bool
+    """Whether the event may open a saga: the newest version is a choreography and names it."""
+
 
 class Definitions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._versions: dict[tuple[str, int], Definition] = {}
         self._latest: dict[str, tuple[int, float]] = {}
+        self._followers: dict[str, list[Follower]] = {}
+        self._followers_at = float("-inf")
 
     async def get(self, name: str, version: int) -> Definition:
         """LookupError where there is none."""
@@ -46,6 +68,29 @@ class Definitions:
             self._latest[name] = (version, time.monotonic())
         return version
 
+    async def followers(self, event_type: str) -> list[Follower]:
+        """The choreographies that name this event in any version, at most a second old."""
+        found = self._followers.get(event_type, [])
+        if time.monotonic() - self._followers_at > (LATEST_SECONDS if found else UNKNOWN_SECONDS):
+            asked_at = time.monotonic()
+            self._followers = await self._read_followers()
+            self._followers_at = asked_at
+            found = self._followers.get(event_type, [])
+        return found
+
+    async def _read_followers(self) -> dict[str, list[Follower]]:
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(_CHOREOGRAPHIES)).all()
+        found: dict[str, list[Follower]] = {}
+        for name, newest, versions in rows:
+            definition = await self.get(name, versions[-1])
+            current = _named(definition) if versions[-1] == newest else frozenset()
+            every = frozenset[str]().union(*[_named(await self.get(name, version)) for version in versions])
+            for event_type in every:
+                follower = Follower(definition, versions[-1], event_type in current)
+                found.setdefault(event_type, []).append(follower)
+        return found
+
     async def register(self, definition: Definition) -> tuple[int, bool]:
         """(version, whether it is new). Content equal to the newest version's changes nothing."""
         name, content = definition.name, digest(definition)
@@ -69,6 +114,7 @@ class Definitions:
                 )
                 if (await connection.execute(statement)).rowcount:
                     self._latest.pop(name, None)
+                    self._followers_at = float("-inf")
                     return version, True
 
     async def names(self) -> list[dict[str, Any]]:
@@ -88,3 +134,12 @@ class Definitions:
         )
         async with self._database.connect() as connection:
             return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001
+
+
+def _named(definition: Definition) -> frozenset[str]:
+    """Every event that the choreography names."""
+    named: set[str | None] = {definition.started_by}
+    for step in definition.steps:
+        if (events := step.events) is not None:
+            named |= {events.trigger, events.succeeded, events.failed, events.compensated}
+    return frozenset(event for event in named if event is not None)

@@ -8,6 +8,7 @@ from sqlalchemy import func, select, text
 
 from app.store.database import Database
 from app.store.notices import STATUS
+from app.store.tables import notice
 
 _COUNTS: Final = text("""
     SELECT 'active' AS what, definition AS saga, state, count(*) AS number FROM saga
@@ -15,7 +16,10 @@ _COUNTS: Final = text("""
     UNION ALL SELECT 'attention', definition, '', count(*) FROM saga WHERE attention GROUP BY definition
     UNION ALL SELECT 'letter', saga, '', count(*) FROM dead_letter WHERE status = 'open' GROUP BY saga
     UNION ALL SELECT 'definition', name, '', count(*) FROM definition GROUP BY name""")
-_NOTICES: Final = select(STATUS, func.count().label("number")).group_by(STATUS)
+_NOTICES: Final = select(STATUS, func.count().label("number")).where(notice.c.service.is_(None)).group_by(STATUS)
+_DELIVERIES: Final = text("""
+    SELECT s.name, count(n.id) AS number FROM service AS s LEFT JOIN notice AS n ON n.service = s.name
+    WHERE s.subscribes <> '[]' GROUP BY s.name""")
 _OVERDUE: Final = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(wake_at)), 0)::float8 FROM saga
     WHERE wake_at < now()""")
@@ -39,6 +43,8 @@ class Gauges:
     open_letters: dict[str, int] = field(default_factory=dict)
     notices: dict[str, int] = field(default_factory=dict)
     """By status."""
+    deliveries: dict[str, int] = field(default_factory=dict)
+    """By service: events that it has not taken yet."""
     definitions: Sequence[str] = ()
     stuck: int = 0
     oldest_overdue_seconds: float = 0
@@ -57,6 +63,7 @@ async def read_gauges(database: Database, stuck_after_seconds: float) -> Gauges:
             else:
                 names.append(row.saga)
         gauges.notices = {row.status: row.number for row in await connection.execute(_NOTICES)}
+        gauges.deliveries = {row.name: row.number for row in await connection.execute(_DELIVERIES)}
         gauges.oldest_overdue_seconds = (await connection.execute(_OVERDUE)).scalar_one()
         gauges.stuck = (await connection.execute(_STUCK, {"seconds": stuck_after_seconds})).scalar_one()
     gauges.definitions = sorted(names)

@@ -1,10 +1,10 @@
 """Dead letters, and the audit trail: what operators read and close."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import Select, Table, func, insert, select, tuple_, update
+from sqlalchemy import Select, Table, func, insert, select, text, tuple_, update
 
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
@@ -14,6 +14,11 @@ from app.store.tables import dead_letter as table
 
 OPEN: Final = "open"
 STATUSES: Final = (OPEN, "retried", "resolved", "discarded", "noted")
+
+
+_DELIVER_AGAIN: Final = text("""
+    INSERT INTO notice (id, tenant, service, type, body, created_at)
+    SELECT id, tenant, service, step, convert_to(event::text, 'UTF8'), now() FROM dead_letter WHERE id = :id""")
 
 
 class Letters:
@@ -51,23 +56,30 @@ class Letters:
             row = (await connection.execute(statement)).mappings().first()
         return None if row is None else _letter(row)
 
-    async def discard(self, letter_id: str, tenant: str, entry: AuditEntry) -> bool:
-        """Closes an open letter, with a line in the audit trail; False where it is not open."""
+    async def close(
+        self, letter_id: str, tenant: str, status: Literal["discarded", "retried"], entry: AuditEntry
+    ) -> bool:
+        """Closes an open letter, with a line in the audit trail; False where it is not open.
+
+        The event of a delivery that is `retried` is posted again, under its old `webhook-id` and with all its attempts.
+        """
         statement = (
             update(table)
             .where(table.c.id == letter_id, table.c.tenant == tenant, table.c.status == OPEN)
-            .values(status="discarded", closed_at=func.clock_timestamp())
-            .returning(table.c.saga_id)
+            .values(status=status, closed_at=func.clock_timestamp())
+            .returning(table.c.saga_id, table.c.service)
         )
         async with self._database.begin() as connection:
-            saga_id = (await connection.execute(statement)).scalar_one_or_none()
-            if saga_id is None:
+            closed = (await connection.execute(statement)).one_or_none()
+            if closed is None:
                 return False
+            if status == "retried" and closed.service is not None:
+                await connection.execute(_DELIVER_AGAIN, {"id": letter_id})
             line = {
                 "tenant": tenant,
                 "actor": entry.actor,
                 "action": entry.action,
-                "saga_id": saga_id,
+                "saga_id": closed.saga_id,
                 "reason": entry.reason,
                 "before": entry.before,
                 "after": entry.after,
@@ -93,7 +105,8 @@ class Letters:
 
 
 def _letter(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return _plain(row, table, but=("tenant", "closed_at"))
+    of_an_event = () if row["saga_id"] is None else ("service", "event")
+    return _plain(row, table, but=("tenant", "closed_at", *of_an_event))
 
 
 def _plain(row: Mapping[Any, Any], table: Table, *, but: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Notices: what a saga's `notify_url` still has to be told.
+"""Notices: what a saga's `notify_url` still has to be told, and the events that subscribed services are to be posted.
 
-A row is written with the transition that it tells of (`app.store.sagas`), leased by moving its `due_at`, and deleted
-when the receiver has taken it; what dies in between is leased again. One without `due_at` is given up, and stays until
-a person has it sent again or discards it.
+A row is written with the transition that it tells of (`app.store.sagas`), or by whoever follows the stream
+(`app.store.events`), leased by moving its `due_at`, and deleted when the receiver has taken it; what dies in between is
+leased again. A saga's notice without `due_at` is given up, and stays until a person has it sent again or discards it;
+an event that is given up becomes a dead letter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Delete, Update, case, delete, func, insert, null, select, tuple_, update
 
 from app.store.database import Database, to_micros, to_moment
@@ -38,21 +40,39 @@ _LEASE: Final = """
     )
     UPDATE notice AS n SET attempts = n.attempts + 1, due_at = now() + $3
     FROM (SELECT id FROM first UNION ALL SELECT id FROM again) AS due WHERE n.id = due.id
-    RETURNING n.id, n.saga_id, n.type, n.url, n.body, n.attempts"""
+    RETURNING n.id, n.saga_id, n.type, n.url, n.service, n.body, n.attempts"""
 _TOLD: Final = "DELETE FROM notice WHERE id = $1"
 # Of this attempt: what a person has had sent again meanwhile begins anew.
 _FAILED: Final = """
-    UPDATE notice SET last_error = $3, due_at = CASE WHEN now() < since + $5 THEN now() + $4 END
+    UPDATE notice SET last_error = $3,
+        due_at = CASE WHEN $5::interval IS NULL OR now() < since + $5 THEN now() + $4::interval END
     WHERE id = $1 AND attempts = $2
     RETURNING due_at IS NULL"""
+# The letter has the id of what it stands for: given up again after a retry, it is the same letter, open again.
+_DEAD: Final = """
+    WITH gone AS (
+        DELETE FROM notice WHERE id = $1 AND attempts = $2 RETURNING *
+    ), letter AS (
+        INSERT INTO dead_letter (id, tenant, saga, step, operation, attempts, error, status, created_at, service, event)
+        SELECT id, tenant, '', type, 'delivery', attempts, $3, 'open', clock_timestamp(), service,
+            convert_from(body, 'UTF8')::jsonb FROM gone
+        ON CONFLICT (id) DO UPDATE SET status = 'open', attempts = excluded.attempts, error = excluded.error,
+            closed_at = NULL
+        RETURNING id, step, operation
+    )
+    INSERT INTO outbox (topic, payload)
+    SELECT 'dead-letter', jsonb_build_object('id', id, 'saga_id', NULL, 'step', step, 'operation', operation)
+    FROM letter"""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     id: str
-    saga_id: str
+    saga_id: str | None
     type: str
-    url: str
+    url: str | None
+    service: str | None
+    """Either a saga's `url` is told, or a `service` is posted an event."""
     body: bytes
     attempt: int
     """From 1 on: the one that this lease is for."""
@@ -69,16 +89,32 @@ class Notices:
         """What is due, for half a minute ours: at most so many that were not tried yet, and so many that were."""
         rows = await self._lane.run(lambda connection: connection.fetch(_LEASE, first, again, LEASE))
         return [
-            Notice(str(row["id"]), str(row["saga_id"]), row["type"], row["url"], row["body"], row["attempts"])
+            Notice(
+                str(row["id"]),
+                None if row["saga_id"] is None else str(row["saga_id"]),
+                row["type"],
+                row["url"],
+                row["service"],
+                row["body"],
+                row["attempts"],
+            )
             for row in rows
         ]
 
     async def told(self, notice: Notice) -> None:
         await self._lane.run(lambda connection: connection.execute(_TOLD, notice.id))
 
-    async def failed(self, notice: Notice, error: str, delay_seconds: float, keep_seconds: float) -> bool:
+    async def dead(self, notice: Notice, error: Mapping[str, Any]) -> None:
+        """Gives up an event: a dead letter takes its place."""
+        said = orjson.dumps(error).decode()
+        await self._lane.run(lambda connection: connection.execute(_DEAD, notice.id, notice.attempt, said))
+
+    async def failed(self, notice: Notice, error: str, delay_seconds: float, keep_seconds: float | None) -> bool:
         """Puts it off, or gives it up where it has been tried for `keep_seconds`: whether it did that."""
-        delay, keep = timedelta(seconds=delay_seconds), timedelta(seconds=keep_seconds)
+        delay, keep = (
+            timedelta(seconds=delay_seconds),
+            None if keep_seconds is None else timedelta(seconds=keep_seconds),
+        )
         given_up = await self._lane.run(
             lambda connection: connection.fetchval(_FAILED, notice.id, notice.attempt, error, delay, keep)
         )
@@ -90,7 +126,7 @@ class Notices:
         self, tenant: str, *, limit: int, after: Place | None = None, statuses: Sequence[str] = ()
     ) -> tuple[list[dict[str, Any]], Place | None]:
         """{id, saga_id, type, url, attempts, last_error, next_attempt_at, created_at, status}, newest first."""
-        statement = select(*_COLUMNS).where(table.c.tenant == tenant)
+        statement = select(*_COLUMNS).where(table.c.tenant == tenant, table.c.service.is_(None))
         if statuses:
             statement = statement.where(STATUS.in_(statuses))
         if after is not None:
@@ -122,7 +158,7 @@ class Notices:
         reason: str | None,
     ) -> dict[str, Any] | None:
         """With a line in the audit trail of its saga."""
-        this = (table.c.id == notice_id, table.c.tenant == tenant)
+        this = (table.c.id == notice_id, table.c.tenant == tenant, table.c.service.is_(None))
         async with self._database.begin() as connection:
             found = (await connection.execute(select(*_COLUMNS).where(*this).with_for_update())).mappings().first()
             if found is None:

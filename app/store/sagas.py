@@ -148,10 +148,12 @@ class Write:
     closed_letters: Sequence[ClosedLetter] = ()
     audit: AuditEntry | None = None
     notice: NewNotice | None = None
+    events: Sequence[str] = ()
+    """CloudEvents to be published, in their order."""
 
     @property
     def plain(self) -> bool:
-        return not (self.dead_letters or self.closed_letters or self.audit or self.notice)
+        return not (self.dead_letters or self.closed_letters or self.audit or self.notice or self.events)
 
     def after(self) -> Saga:
         """The saga as it stands once this is written."""
@@ -255,6 +257,9 @@ _CLOSE_LETTER: Final = """
     WHERE saga_id = $1 AND step = $2 AND operation = $3 AND status = 'open'"""
 _NOTICE: Final = "INSERT INTO outbox (topic, payload) VALUES ('dead-letter', $1)"
 _TELL: Final = "INSERT INTO notice (tenant, saga_id, type, url, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)"
+_PUBLISH: Final = """
+    INSERT INTO outbox (topic, payload)
+    SELECT 'event', to_jsonb(e.event) FROM unnest($1::text[]) WITH ORDINALITY AS e(event, number) ORDER BY number"""
 _AUDIT: Final = """
     INSERT INTO audit (at, tenant, actor, action, saga_id, reason, before, after)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
@@ -512,6 +517,8 @@ async def _write_extras(connection: Connection, write: Write) -> None:
         await connection.execute(_NOTICE, _json(notice))
     if (told := write.notice) is not None:
         await connection.execute(_TELL, saga.tenant, saga.id, told.type, saga.notify_url, told.body, at)
+    if write.events:
+        await connection.execute(_PUBLISH, write.events)
     if write.audit is not None:
         await _write_audit(connection, at, saga.tenant, saga.id, write.audit)
 

@@ -66,7 +66,15 @@ class Services:
         async with self._database.connect() as connection:
             rows = (await connection.execute(select(table).order_by(table.c.name))).all()
         return {
-            row.name: Service(row.name, row.url, row.python, row.headers, tuple(row.secrets), row.max_in_flight)
+            row.name: Service(
+                row.name,
+                row.url,
+                row.python,
+                row.headers,
+                tuple(row.secrets),
+                row.max_in_flight,
+                tuple(row.subscribes),
+            )
             for row in rows
         }
 
@@ -83,6 +91,7 @@ class Services:
             "headers": dict(service.headers),
             "secrets": list(service.secrets),
             "max_in_flight": service.max_in_flight,
+            "subscribes": list(service.subscribes),
         }
         exists = select(table.c.name).where(table.c.name == service.name).with_for_update()
         statement = (

@@ -65,6 +65,7 @@ service = Table(
     Column("headers", JSONB, nullable=False, server_default=text("'{}'")),
     Column("secrets", JSONB, nullable=False, server_default=text("'[]'")),
     Column("max_in_flight", Integer),
+    Column("subscribes", JSONB, nullable=False, server_default=text("'[]'")),
     Column("updated_at", Moment, nullable=False, server_default=text("now()")),
     CheckConstraint("(url IS NULL) <> (python IS NULL)", name="one_kind"),
 )
@@ -143,7 +144,8 @@ dead_letter = Table(
     metadata,
     Column("id", UUID, primary_key=True, server_default=text("gen_random_uuid()")),
     Column("tenant", String, nullable=False, server_default=NO_TENANT),
-    Column("saga_id", UUID, nullable=False),
+    # null of an event: one that could not be processed, or that a subscribed `service` did not take
+    Column("saga_id", UUID),
     Column("saga", String, nullable=False),
     Column("step", String, nullable=False),
     Column("operation", String, nullable=False),
@@ -152,6 +154,9 @@ dead_letter = Table(
     Column("status", String, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("closed_at", Moment),
+    Column("service", String),
+    Column("event", JSONB),
+    CheckConstraint("(saga_id IS NULL) = (event IS NOT NULL)", name="of_a_saga_or_of_an_event"),
     CheckConstraint("status IN ('open', 'retried', 'resolved', 'discarded', 'noted')", name="known_status"),
     Index("ix_dead_letter_status_created_at", "status", text("created_at DESC"), text("id DESC")),
     # One open letter for one operation: what is given up twice in a row is one thing to look at.
@@ -177,16 +182,18 @@ outbox = Table(
     Index("ix_outbox_due_at", "due_at"),
 )
 
-# Apart from the outbox: its rows are addressed, listed and retried one by one, and however many pile up before a dead
-# receiver, dead letters do not wait behind them.
+# What is still to be posted: a notice of a saga to its `url`, or an event to a subscribed `service`. Apart from the
+# outbox: its rows are addressed, listed and retried one by one, and however many pile up before a dead receiver, dead
+# letters do not wait behind them.
 notice = Table(
     "notice",
     metadata,
     Column("id", UUID, primary_key=True, server_default=text("gen_random_uuid()")),
     Column("tenant", String, nullable=False, server_default=NO_TENANT),
-    Column("saga_id", UUID, nullable=False),
+    Column("saga_id", UUID),
     Column("type", String, nullable=False),
-    Column("url", String, nullable=False),
+    Column("url", String),
+    Column("service", String),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", Moment, nullable=False),
     # `due_at` is null once it is given up: so long after `since`, which a retry renews
@@ -195,9 +202,27 @@ notice = Table(
     Column("due_at", Moment, server_default=text("now()")),
     Column("last_error", String),
     CheckConstraint("due_at IS NOT NULL OR last_error IS NOT NULL", name="given_up_says_why"),
+    CheckConstraint(
+        "CASE WHEN service IS NULL THEN saga_id IS NOT NULL AND url IS NOT NULL ELSE saga_id IS NULL AND url IS NULL"
+        " END",
+        name="of_a_saga_or_of_an_event",
+    ),
     Index("ix_notice_first", "due_at", postgresql_where=text("attempts = 0")),
     Index("ix_notice_again", "due_at", postgresql_where=text("attempts > 0")),
     Index("ix_notice_created_at", text("created_at DESC"), text("id DESC")),
+)
+
+# Which events a reader has had: '' is the door `POST /events`, the others are services that events are posted to. What
+# came by the door is kept with its text, so that it can be published again where the stream is lost.
+event_seen = Table(
+    "event_seen",
+    metadata,
+    Column("reader", String, primary_key=True),
+    Column("source", String, primary_key=True),
+    Column("id", String, primary_key=True),
+    Column("at", Moment, nullable=False, server_default=text("now()")),
+    Column("event", String),
+    Index("ix_event_seen_at", "at"),
 )
 
 audit = Table(

@@ -205,7 +205,7 @@ class TestRepetition:
     ) -> None:
         await workshop.define("reserve")
         await workshop.run(notify_url=receiver.url)
-        strict = Courier(house.notices, settings.model_copy(update={"notify_hosts": "example.org"}))
+        strict = Courier(house.notices, house.services, settings.model_copy(update={"notify_hosts": "example.org"}))
         strict.wake()
 
         async def failed() -> bool:
@@ -298,7 +298,7 @@ class TestNobodysWay:
         await workshop.define("reserve")
         for _ in range(10):
             await workshop.run(notify_url=receiver.url)
-        other = Courier(house.notices, settings)
+        other = Courier(house.notices, house.services, settings)
         for each in (courier, other):
             each.wake()
         await until_none_is_left(workshop)

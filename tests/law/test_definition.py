@@ -1,5 +1,6 @@
 """What a definition may say, what it means, and how a wrong one is refused."""
 
+import contextlib
 import json
 from copy import deepcopy
 from typing import Any
@@ -13,11 +14,13 @@ from app.saga.definition import (
     DefinitionInvalid,
     RetryPolicy,
     Statuses,
+    StepEvents,
     digest,
     parse_definition,
     to_document,
 )
 from app.saga.durations import parse_duration
+from app.saga.plan import plan
 from app.saga.yaml12 import load_yaml
 
 SERVICES = {"inventory", "payment", "shipping"}
@@ -202,7 +205,6 @@ WRONG = {
 WRONG_SETTING = {
     "unknown key": ("typ", "orchestration", "known are"),
     "unknown type": ("type", "saga", "orchestration or choreography"),
-    "choreography, which comes later": ("type", "choreography", "not available in this release"),
     "a timeout of nothing": ("timeout", 0, "longer than 0"),
     "an empty timeout": ("timeout", None, "must be a duration"),
     "max_concurrent of none": ("max_concurrent", 0, "whole number from 1"),
@@ -640,3 +642,162 @@ def test_what_follows_from_the_steps_agrees_with_them(document):
         assert definition.downstream[position] == {
             other for other in positions if position in definition.upstream[other]
         }
+
+
+# A choreography names events instead of calls.
+
+ORDER_EVENTS = """
+name: order-events
+type: choreography
+started_by: OrderPlaced
+correlation: data.order_id
+timeout: 10m
+steps:
+  - {name: ReserveInventory, service: inventory, trigger: OrderPlaced, succeeded: InventoryReserved,
+     failed: InventoryReservationFailed, compensated: InventoryReleased, timeout: 30s}
+  - {name: ProcessPayment, service: payment, trigger: InventoryReserved, succeeded: PaymentProcessed,
+     failed: PaymentFailed, compensated: PaymentRefunded, compensation_timeout: 1m,
+     compensation_retry: {max_attempts: 3}}
+  - {name: SendMail, service: shipping, trigger: InventoryReserved, succeeded: MailSent, failed: MailBounced,
+     compensated: none}
+"""
+
+
+def listener(name: str, trigger: str = "Begun", **more: Any) -> dict[str, Any]:
+    results = {key: f"{name}.{key}" for key in ("succeeded", "failed", "compensated")}
+    return {"name": name, "service": "inventory", "trigger": trigger, **results, **more}
+
+
+def dance(*steps: Any, **more: Any) -> dict[str, Any]:
+    document = {"name": "order", "type": "choreography", "started_by": "Begun", "correlation": "data.order_id"}
+    return {**document, "steps": list(steps), **more}
+
+
+def without(document: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != key}
+
+
+def test_a_choreography_is_read_with_the_order_that_follows_from_its_events():
+    definition = parse_definition(load_yaml(ORDER_EVENTS), SERVICES)
+    assert (definition.started_by, definition.correlation) == ("OrderPlaced", "data.order_id")
+    reserve, pay, mail = definition.steps
+    assert reserve.events == StepEvents(
+        "OrderPlaced", "InventoryReserved", "InventoryReservationFailed", "InventoryReleased"
+    )
+    assert [one.depends_on for one in definition.steps] == [(), ("ReserveInventory",), ("ReserveInventory",)]
+    assert (reserve.timeout_seconds, reserve.compensation_timeout_seconds) == (30, 10)
+    assert (pay.timeout_seconds, pay.compensation_timeout_seconds) == (10, 60)
+    assert (pay.compensation_retry.max_attempts, reserve.compensation_retry.max_attempts) == (3, 10)
+    assert (mail.compensation, reserve.compensation, reserve.action) == (None, "InventoryReleased", "OrderPlaced")
+    assert plan(definition) == {
+        "forward": [["ReserveInventory"], ["ProcessPayment", "SendMail"]],
+        "on_failure": {
+            "ReserveInventory": [],
+            "ProcessPayment": [["ReserveInventory"]],
+            "SendMail": [["ProcessPayment"], ["ReserveInventory"]],
+        },
+    }
+
+
+def test_a_choreography_is_kept_whole():
+    definition = parse_definition(load_yaml(ORDER_EVENTS), SERVICES)
+    stored = json.loads(json.dumps(to_document(definition)))
+    assert parse_definition(stored, None) == definition
+    assert to_document(parse_definition(stored, None)) == stored
+
+
+WRONG_DANCE = {
+    "nothing that begins it": (without(dance(listener("a")), "started_by"), "started_by", "is missing"),
+    "nothing that tells sagas apart": (without(dance(listener("a")), "correlation"), "correlation", "is missing"),
+    "a broken correlation": (dance(listener("a"), correlation="data."), "correlation", "ends too early"),
+    "a correlation outside data": (dance(listener("a"), correlation="order_id"), "correlation", "data.order_id"),
+    "a correlation that is everything": (dance(listener("a"), correlation="@"), "correlation", "the whole event"),
+    "a correlation that is a number": (dance(listener("a"), correlation=1), "correlation", "an expression"),
+    "a correlation that copies": (
+        dance(listener("a"), correlation="data" + " | [@, @]" * 40),
+        "correlation",
+        "copies the event",
+    ),
+    "places": (dance(listener("a"), max_concurrent=5), "max_concurrent", "not a key"),
+    "an input schema": (dance(listener("a"), input_schema={}), "input_schema", "not a key"),
+    "an action": (dance(listener("a", action="reserve")), "steps[0].action", "not a key"),
+    "a dependency": (dance(listener("a", depends_on=[])), "steps[0].depends_on", "not a key"),
+    "a pivot": (dance(listener("a", pivot=True)), "steps[0].pivot", "not a key"),
+    "no trigger": (dance(without(listener("a"), "trigger")), "steps[0].trigger", "is missing"),
+    "no success": (dance(without(listener("a"), "succeeded")), "steps[0].succeeded", "is missing"),
+    "no failure": (dance(without(listener("a"), "failed")), "steps[0].failed", "says the step was not done"),
+    "no word on undoing": (dance(without(listener("a"), "compensated")), "steps[0].compensated", "`none`"),
+    "an empty word on undoing": (dance(listener("a", compensated=None)), "steps[0].compensated", "`none`"),
+    "a failure of none": (dance(listener("a", failed="none")), "steps[0].failed", "type of an event"),
+    "a type with a space": (dance(listener("a", failed="it failed")), "steps[0].failed", "type of an event"),
+    "a type in quotes": (dance(listener("a", failed='x"y')), "steps[0].failed", "type of an event"),
+    "a type that is too long": (dance(listener("a", failed="x" * 201)), "steps[0].failed", "type of an event"),
+    "our own event": (dance(listener("a", "CompensationRequested")), "steps[0].trigger", "the orchestrator itself"),
+    "unknown service": (dance(listener("a", service="attic")), "steps[0].service", "services.yaml"),
+    "a trigger that nobody emits": (dance(listener("a"), listener("b", "Lost")), "steps[1].trigger", "nobody emits"),
+    "a failure that triggers": (
+        dance(listener("a"), listener("b", "a.failed")),
+        "steps[1].trigger",
+        "'a.failed' is `failed` of 'a', after which nothing goes on",
+    ),
+    "a step that triggers itself": (
+        dance(listener("a"), listener("b", "b.succeeded")),
+        "steps[1].trigger",
+        "wait for each other: b -> b",
+    ),
+    "steps that trigger each other": (
+        dance(listener("a"), listener("b", "c.succeeded"), listener("c", "b.succeeded")),
+        "steps[1].trigger",
+        "wait for each other: b -> c -> b",
+    ),
+    "one event for two results": (
+        dance(listener("a"), listener("b", failed="a.failed")),
+        "steps[1].failed",
+        "'a.failed' is `failed` of 'a' already",
+    ),
+    "one event for both results of a step": (
+        dance(listener("a", failed="a.succeeded")),
+        "steps[0].failed",
+        "'a.succeeded' is `succeeded` of 'a' already",
+    ),
+    "a result that begins the saga": (
+        dance(listener("a", compensated="Begun")),
+        "steps[0].compensated",
+        "'Begun' begins the saga already",
+    ),
+    "two steps of one name": (
+        dance(listener("a"), listener("a", succeeded="x", failed="y", compensated="z")),
+        "steps[1].name",
+        "name of an earlier step",
+    ),
+}
+
+
+@pytest.mark.parametrize(("document", "path", "words"), WRONG_DANCE.values(), ids=WRONG_DANCE)
+def test_what_is_wrong_in_a_choreography_is_one_fault(document, path, words):
+    found = faults(document, SERVICES)
+    assert list(found) == [path]
+    assert words in found[path]
+
+
+def test_all_that_is_wrong_in_a_choreography_is_told_at_once():
+    found = faults(dance({"name": "a"}, listener("b", "Lost"), timeout="soon", correlation="data."), SERVICES)
+    assert {"timeout", "correlation", "steps[0].service", "steps[0].trigger", "steps[0].failed"} <= set(found)
+    assert "steps[1].trigger" in found
+
+
+@pytest.mark.parametrize("key", ["started_by", "correlation"])
+def test_an_orchestration_names_no_events(key):
+    assert "not a key" in step_faults(step("a"), **{key: "OrderPlaced"})[key]
+
+
+@pytest.mark.parametrize("word", [None, 1, [], {}, "none", "", True, "x" * 1000])
+@pytest.mark.parametrize("key", ["started_by", "correlation", "trigger", "succeeded", "failed", "compensated", "name"])
+def test_nonsense_in_a_choreography_is_refused_or_read(key, word):
+    document = dance(listener("a"), listener("b", "a.succeeded"))
+    if key in document:
+        document[key] = word
+    else:
+        document["steps"][1][key] = word
+    with contextlib.suppress(DefinitionInvalid):
+        parse_definition(document, SERVICES)

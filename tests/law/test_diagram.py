@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from xml.etree import ElementTree as ET
 
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from app.saga.graph import reduced, upstream_of
 from app.saga.messages import Outcome, OutcomeKind
 from app.saga.state import CallState, SagaState
 from tests.law.build import Tale, a_pivot, a_step, beside, chain
+from tests.law.listening import Story, a_listener, dance, in_a_row
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -300,3 +301,52 @@ def test_a_tangle_is_drawn_all_the_same() -> None:
     top = replace(tower[-1], depends_on=(*(root.name for root in roots), tower[-2].name))
     picture = Picture(svg(beside(*roots, *tower[:-1], top)))
     assert len(picture.edges("action")) == 179
+
+
+# --- a choreography ---------------------------------------------------------------------------------------------
+
+
+def test_a_choreography_has_its_events_on_the_lines() -> None:
+    definition = dance(a_listener("stock"), a_listener("charge", after="stock", undone=False), a_listener("log"))
+    picture = Picture(svg(definition))
+    assert picture.edges("action") == {("stock", "charge")}
+    events = [each for each in picture.root.iter(f"{SVG}text") if each.get("class") == "event"]
+    on_lines = [(each.get("data-event"), each.get("data-step"), each.text) for each in events]
+    assert on_lines == [("begin", "stock", "begin"), ("stock.done", "charge", "stock.done"), ("begin", "log", "begin")]
+    for each in events:
+        left, top, _, bottom = picture.place(each.get("data-step", ""))
+        assert 0 < float(each.get("x", "")) < left
+        assert top < float(each.get("y", "")) < bottom
+    assert picture.words("stock") == ["stock", "service: stock.done"]
+    assert picture.words("stock", "compensation") == ["undo stock", "service: stock.undone"]
+    assert "stock.failed" in picture.text
+    assert ("charge", "compensation") not in picture.boxes
+
+
+def test_long_names_of_events_leave_the_boxes_apart() -> None:
+    names = ["a" * 64, "b" * 64, "c" * 64]
+    picture = Picture(svg(in_a_row(*names)))
+    for before, after in pairwise(names):
+        assert picture.place(before)[2] < picture.place(after)[0]
+    assert picture.place("c" * 64)[2] < picture.width
+
+
+def test_a_choreography_as_text_names_the_events() -> None:
+    text = mermaid(dance(a_listener("stock"), a_listener("charge", after="stock", undone=False)))
+    assert text.splitlines()[1:] == [
+        '    s0["stock<br/>service: stock.done or stock.failed"]',
+        '    s1["charge<br/>service: charge.done or charge.failed"]',
+        '    begin(["begin"])',
+        "    begin --> s0",
+        '    s0 -- "stock.done" --> s1',
+        '    s0 -. undone by .-> u0("service: stock.undone")',
+    ]
+
+
+def test_a_choreographed_saga_says_how_it_stands() -> None:
+    saga = Story(in_a_row("a", "b"))
+    saga.hears("a.done", "b.failed")
+    picture = Picture(svg(saga.definition, saga.state))
+    assert (picture.state("a"), picture.state("a", "compensation")) == ("SUCCEEDED", "SCHEDULED")
+    assert picture.state("b") == "REFUSED"
+    assert "event-failed" in picture.text

@@ -28,6 +28,8 @@ GUTTER: Final = 48
 """Between columns."""
 ACROSS: Final = 1400
 """What columns may take side by side before they are broken like lines of text: one screen, read downwards."""
+WIDEST_EVENT: Final = 200
+"""What an event's name may take on the line that it triggers along."""
 LANE: Final = 24
 """Above and below the boxes of a lane."""
 TRACK: Final = 7
@@ -36,7 +38,7 @@ LEAST_WIDTH: Final = 480
 """Of the picture: its heading has to have room."""
 HEADING, ROW = 36, 22
 """Heights of the heading and of a row below it."""
-NAME, TEXT, WORD = 14.6, 12.4, 12.2
+NAME, TEXT, WORD, EVENT = 14.6, 12.4, 12.2, 11.4
 """By which the room of letters is reckoned: somewhat larger than they are, since fonts differ."""
 NOTHING: Final = 16
 """Height of what stands where nothing is to be undone."""
@@ -77,6 +79,8 @@ _STYLE: Final = """
 .saga-diagram .word,.saga-diagram .state text{fill:var(--tone);font-size:11px;font-weight:600}
 .saga-diagram .none{fill:var(--saga-muted);font-size:11px;font-style:italic;text-anchor:middle;
 stroke:var(--saga-lane);stroke-width:5;paint-order:stroke}
+.saga-diagram .event{fill:var(--saga-muted);font-size:11px;text-anchor:end;
+stroke:var(--saga-paper);stroke-width:4;paint-order:stroke}
 .saga-diagram .caption{fill:var(--saga-muted);font-size:10px;letter-spacing:.06em}
 .saga-diagram .mark rect{fill:var(--saga-box);stroke:var(--tone,var(--saga-border))}
 .saga-diagram .mark text{fill:var(--tone,var(--saga-muted));font-size:10px;text-anchor:middle}
@@ -150,14 +154,16 @@ class _Drawing:
         self.definition, self.state = definition, state
         self.box_height: Final = 48 if state is None else 68
         self.box_width: Final = self._box_width()
-        self.pitch: Final = self.box_width + GUTTER
+        self.event_width: Final = self._event_width()
+        self.gutter: Final = GUTTER + self.event_width
+        self.pitch: Final = self.box_width + self.gutter
         self.layout: Final = lay_out(
             reduced(definition.dependencies, definition.upstream),
             [
                 [self.box_height if self._has(p, each) else NOTHING for p in range(len(definition.steps))]
                 for each in OPERATIONS
             ],
-            columns_at_most=max((ACROSS + GUTTER) // self.pitch, 1),
+            columns_at_most=max((ACROSS + self.gutter) // self.pitch, 1),
         )
         self.lanes: Final = dict(zip(OPERATIONS, self.layout.lanes, strict=True))
         self.operations: Final[tuple[Operation, ...]] = OPERATIONS if self._undoes() else (ACTION,)
@@ -169,6 +175,7 @@ class _Drawing:
         beside = max(map(len, self.tracks))
         self.side: Final = MARGIN + (TRACK * (beside + 1) if beside else 0)
         self.lane_width: Final = self.layout.columns * self.pitch - GUTTER + 2 * PADDING
+        """Before the first column there is room for the event that begins the saga."""
         self.width: Final = max(2 * self.side + self.lane_width, LEAST_WIDTH)
         self.notes: Final = list(self._notes())
         self.tops: Final[dict[tuple[Operation, int], float]] = {}
@@ -187,6 +194,11 @@ class _Drawing:
                     words = standing(self.definition, self.state, position, operation).words
                     widest = max(widest, _width(words, WORD) + INDENT)
         return min(ceil(widest) + 2 * PADDING, WIDEST)
+
+    def _event_width(self) -> int:
+        """What stands on the lines of a choreography; 0 otherwise."""
+        widest = max((_width(step.action, EVENT) for step in self.definition.steps if step.events), default=0)
+        return min(ceil(widest) + 2 * STUB, WIDEST_EVENT) if widest else 0
 
     def _lines(self, operation: Operation) -> list[Line]:
         if operation == ACTION:
@@ -239,7 +251,7 @@ class _Drawing:
         return self.lanes[operation].heights[band] + 2 * LANE
 
     def _left(self, item: int) -> float:
-        return self.side + PADDING + self.layout.places[item].column * self.pitch
+        return self.side + PADDING + self.event_width + self.layout.places[item].column * self.pitch
 
     def _middle(self, item: int, operation: Operation) -> float:
         """The lower lane is upside down, as a mirror image is: what stands next to it is undone next to it."""
@@ -276,6 +288,7 @@ class _Drawing:
         for operation, lines in self.lines.items():
             yield from (self._line(line, operation) for line in lines)
             yield from self._heads(operation)
+        yield from self._events()
         yield from self._ties()
         for position in range(count):
             for operation in self.operations:
@@ -313,8 +326,9 @@ class _Drawing:
         if band == places[other].band:
             if abs(y - to_y) < 0.05:
                 return f"H{_number(to_x)}"
-            bend = (x + to_x) / 2
-            return f"H{_number(x + STUB)}C{_points((bend, y), (bend, to_y), (to_x - STUB, to_y))}H{_number(to_x)}"
+            flat = to_x - (self.event_width if operation == ACTION else 0)  # there an event has its name
+            bend = (x + flat) / 2
+            return f"H{_number(x + STUB)}C{_points((bend, y), (bend, to_y), (flat - STUB, to_y))}H{_number(to_x)}"
         tracks = self.tracks[band]
         track = tracks[operation, one]
         right = self.side + self.lane_width + TRACK * (track + 1)
@@ -331,6 +345,19 @@ class _Drawing:
                 ring = RING if operation == ACTION and self.definition.steps[line_end].pivot else 0
                 at, back = (x - ring, "-8") if operation == ACTION else (x + self.box_width, "8")
                 yield f'<path class="head" d="M{_number(at)} {y}l{back} -4v8z"/>'
+
+    def _events(self) -> Iterator[str]:
+        """The name of what triggers a step, on the line to it; one that begins the saga has a line of its own."""
+        for position, step in enumerate(self.definition.steps):
+            if step.events is None:
+                continue
+            x, y = self._left(position), self._middle(position, ACTION)
+            if not self.definition.dependencies[position]:
+                yield f'<path class="line" d="M{_number(x - self.event_width)} {_number(y)}H{_number(x)}"/>'
+                yield f'<path class="head" d="M{_number(x)} {_number(y)}l-8 -4v8z"/>'
+            trigger = _text(_fitted(step.action, EVENT, self.event_width - STUB))
+            ends = f'data-event="{_text(step.action)}" data-step="{_text(step.name)}"'
+            yield f'<text class="event" {ends} {_at(x - 9, y - 5)}>{trigger}</text>'
 
     def _ties(self) -> Iterator[str]:
         """Dotted, from an action to what undoes it; behind the boxes that stand between, each at a place of its own."""
@@ -365,6 +392,8 @@ class _Drawing:
         if operation == ACTION and step.pivot:
             marks.append("pivot")
             about.append("The point of no return.")
+        if operation == ACTION and step.events is not None:
+            about.append(f"Or {step.events.failed}")
         if operation == ACTION and step.when is not None:
             marks.append("when")
             about.append(f"Only when {step.when}")
@@ -411,7 +440,7 @@ class _Drawing:
 
 def _labels(step: Step, operation: Operation) -> tuple[str, str]:
     if operation == ACTION:
-        return step.name, f"{step.service}: {step.action}"
+        return step.name, f"{step.service}: {step.events.succeeded if step.events else step.action}"
     return f"undo {step.name}", f"{step.service}: {step.compensation}"
 
 

@@ -1,4 +1,4 @@
-"""The picture as a Mermaid flowchart. Names and calls need no quoting there (`definition`)."""
+"""The picture as a Mermaid flowchart. Names, calls and events need no quoting between quotes (`definition`)."""
 
 from typing import Final
 
@@ -19,7 +19,10 @@ _STYLES: Final = {
 
 
 def mermaid(definition: Definition, state: State | None = None) -> str:
-    """Steps with their dependencies; dotted, what undoes each of them. With `state`, how each of them stands."""
+    """Steps with their dependencies; dotted, what undoes each of them. With `state`, how each of them stands.
+
+    Of a choreography the arrows are the events that trigger, and a step names those that it publishes.
+    """
     lines: list[str] = []
     tones: dict[str, Tone] = {}
     classes: list[str] = []
@@ -33,7 +36,8 @@ def mermaid(definition: Definition, state: State | None = None) -> str:
         if operation == ACTION:
             node = f"s{position}"
             opening, closing = ("{{", "}}") if step.pivot else ("[", "]")
-            label = [step.name, f"{step.service}: {step.action}"]
+            does = step.action if step.events is None else f"{step.events.succeeded} or {step.events.failed}"
+            label = [step.name, f"{step.service}: {does}"]
             marks = [mark for mark, so in (("pivot", step.pivot), ("when", step.when is not None)) if so]
             label += [", ".join(marks)] if marks else []
         else:
@@ -50,8 +54,15 @@ def mermaid(definition: Definition, state: State | None = None) -> str:
         lines.append(f'saga(["{definition.name}<br/>{sign.character} {saga_words(definition, state)}"])')
         stands("saga", state.state, sign.tone)
     lines += [box(position, ACTION) for position in range(len(definition.steps))]
+    if definition.started_by is not None:
+        lines.append(f'begin(["{definition.started_by}"])')
     for position, needed in enumerate(reduced(definition.dependencies, definition.upstream)):
-        lines += [f"s{other} --> s{position}" for other in needed]
+        if definition.steps[position].events is None:
+            lines += [f"s{other} --> s{position}" for other in needed]
+        elif needed:
+            lines.append(f's{needed[0]} -- "{definition.steps[position].action}" --> s{position}')
+        else:
+            lines.append(f"begin --> s{position}")
     for position, step in enumerate(definition.steps):
         if step.compensation is not None:
             lines.append(f"s{position} -. undone by .-> {box(position, COMPENSATION)}")
