@@ -1,9 +1,9 @@
 """What the orchestrator promises, shown on real participants: `make demo`, or `python -m examples.demo`.
 
-Seven sagas run through the whole house (`saga up`: API, workers, beat, PostgreSQL, Valkey). Each is shown as a
+Ten sagas run through the whole house (`saga up`: API, workers, beat, PostgreSQL, Valkey). Each is shown as a
 timeline of what its history says; whether that is true is asked of the participants themselves, of the ledgers
-of the three shop services, of the payment provider, of the books and of the mailbox. The demonstration exits
-with 0 only if every one of them agrees.
+of the three shop services, of the payment provider, of the books and of the mailbox, and of the databases of the
+three services that only know events. The demonstration exits with 0 only if every one of them agrees.
 """
 
 import argparse
@@ -16,25 +16,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 from app.local.logs import tail
 from app.local.processes import Process, end, spawn
+from examples.choreography.checks import ledgers_say, sums_say
 from examples.payment.checks import ledger_holds, mailbox_holds, psp_holds
-from examples.processes import HERE, PaymentServers, Server, order_services, payment_servers
+from examples.processes import (
+    HERE,
+    EventServices,
+    PaymentServers,
+    Server,
+    event_services,
+    order_services,
+    payment_servers,
+)
 
 START_SECONDS = 60
 REST_SECONDS = 60
+SETTLE_SECONDS = 10
 TICK_SECONDS = 0.05
 WIDTH = 150
 
 ORDER = {"sku": "book", "quantity": 2, "amount": 4000, "card": "visa", "confirm": "accept"}
+PLACED = {"sku": "book", "quantity": 2, "cents": 4000, "card": "visa"}
 PAYMENT = {
     "amount": 4000,
     "currency": "eur",
@@ -60,7 +72,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up:
-            raise RuntimeError(f"after {seconds:.0f} seconds still no {what}")
+            raise TimeoutError(f"after {seconds:.0f} seconds still no {what}")
         time.sleep(TICK_SECONDS)
 
 
@@ -82,8 +94,18 @@ class House:
         headers = self._headers | {"Idempotency-Key": key, "Prefer": f"wait={wait_seconds}"}
         return fetch(self._url, headers, {"saga": saga, "input": saga_input})
 
+    def find(self, key: str) -> Json | None:
+        """The saga of this key; nothing while there is none."""
+        found = fetch(f"{self._url}?{urlencode({'key': key})}", self._headers)["items"]
+        return found[0] if found else None
+
     def events(self, saga_id: str) -> list[Json]:
         return fetch(f"{self._url}/{saga_id}/events", self._headers)["items"]
+
+    @property
+    def redis_url(self) -> str:
+        """Where the events are."""
+        return str(self._about()["redis_url"])
 
     def kill_workers(self) -> list[str]:
         """SIGKILL to each; returns their names. The house brings them back."""
@@ -119,9 +141,10 @@ def house(data: Path, sagas: Path, environment: Mapping[str, str]) -> Iterator[H
 
 
 def write_sagas(directory: Path, services: Mapping[str, Server]) -> Path:
-    """Both examples in one folder, with the addresses of the services as they are now."""
+    """All examples in one folder, with the addresses of the services as they are now."""
     shutil.copytree(HERE / "payment/sagas", directory, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(HERE / "order/sagas/order.yaml", directory)
+    shutil.copy(HERE / "choreography/sagas/order-events.yaml", directory)  # its services have the same names
     with (directory / "services.yaml").open("a") as file:
         for name, server in services.items():
             file.write(f'{name}: {{url: "{server.url}"}}\n')
@@ -148,8 +171,13 @@ SHOWN = {
     "AttentionRaised": "a person is told",
 }
 
+SHOWN_OF_EVENTS = SHOWN | {
+    "StepAttemptLost": "outcome unknown",
+    "CompensationStarted": "asked for, with CompensationRequested",
+}
 
-def timeline(events: list[Json]) -> Iterator[str]:
+
+def timeline(events: list[Json], shown: Mapping[str, str] = SHOWN) -> Iterator[str]:
     """A line for each event that tells something, with seconds since the saga was accepted."""
     begun: dict[tuple[Any, ...], datetime] = {}
     accepted = datetime.fromisoformat(events[0]["at"])
@@ -158,14 +186,14 @@ def timeline(events: list[Json]) -> Iterator[str]:
         attempt = (event.get("step"), event.get("operation"), event.get("attempt"))
         if event["type"] in {"StepStarted", "CompensationStarted"}:
             begun[attempt] = at
-        if (words := SHOWN.get(event["type"])) is None:
+        if (words := shown.get(event["type"])) is None:
             continue
         line = f"{(at - accepted).total_seconds():7.2f} s  "
         if event.get("step"):
             what = f"{event['operation']} {event.get('attempt') or ''}"
             line += f"{event['step']:22} {what:15} "
         line += words
-        if attempt in begun and event.get("step"):
+        if event["type"] not in {"StepStarted", "CompensationStarted"} and attempt in begun and event.get("step"):
             line += f" after {(at - begun[attempt]).total_seconds() * 1000:.0f} ms"
         if message := ((event.get("data") or {}).get("error") or {}).get("message"):
             line += f": {message}"
@@ -195,8 +223,8 @@ class Report:
     def happens(self, sentence: str) -> None:
         print(f"     {sentence}", flush=True)
 
-    def history(self, events: list[Json]) -> None:
-        for line in timeline(events):
+    def history(self, events: list[Json], shown: Mapping[str, str] = SHOWN) -> None:
+        for line in timeline(events, shown):
             print(f"  {line}")
 
     def check(self, claim: str, found: Any, expected: Any) -> None:
@@ -214,6 +242,7 @@ class Stage:
     house: House
     shop: Mapping[str, Server]
     bank: PaymentServers
+    events: EventServices
     report: Report
 
     def run(self, saga: str, key: str, saga_input: Json) -> Json:
@@ -221,6 +250,25 @@ class Stage:
         done = self.house.submit(saga, key, saga_input, wait_seconds=REST_SECONDS)
         self.report.history(self.house.events(done["id"]))
         return done
+
+    def place(self, order_id: str, **changes: Any) -> str:
+        """As a customer of the services that only know events. Returns the key of the saga that is seen in them."""
+        fetch(f"{self.events.order.url}/orders", body=PLACED | {"order_id": order_id} | changes)
+        return f"order-events:{order_id}"
+
+    def follow(self, key: str) -> Json:
+        """Waits until it is at rest and shows what was seen."""
+        until(lambda: (self.house.find(key) or {}).get("finished_at"), f"end of {key}", REST_SECONDS)
+        done = self.house.find(key) or {}
+        self.report.happens(f"saga show {key}")
+        self.report.history(self.house.events(done["id"]), SHOWN_OF_EVENTS)
+        return done
+
+    def check_databases(self, order_id: str, expected: Json) -> None:
+        """The services do not wait for each other: what is expected may still be on its way to one of them."""
+        with suppress(TimeoutError):
+            until(lambda: ledgers_say(self.events.databases, order_id) == expected, "agreement", SETTLE_SECONDS)
+        self.report.check("the three databases say", ledgers_say(self.events.databases, order_id), expected)
 
     def shop_says(self, saga_id: str) -> dict[str, str]:
         """For each service, what it did for this saga: `nothing`, `done` or `undone`."""
@@ -230,6 +278,10 @@ class Stage:
             done = [entry["operation"] for entry in entries if entry["state"] == "done"]
             said[name] = {"": "nothing", "action": "done", "action compensation": "undone"}[" ".join(done)]
         return said
+
+    def asked(self, saga: Json) -> list[str]:
+        """The steps whose compensation the orchestrator asked for, in that order."""
+        return [each["step"] for each in self.house.events(saga["id"]) if each["type"] == "CompensationStarted"]
 
     def attempts_seen(self, service: str, saga_id: str) -> list[int]:
         entries = fetch(f"{self.shop[service].url}/ledger?saga_id={saga_id}")["entries"]
@@ -340,13 +392,48 @@ def payment_whose_mail_fails(stage: Stage) -> None:
     stage.report.proves("a step that goes on failing is given up, and what was booked is reversed, not erased")
 
 
+def events_that_complete(stage: Stage) -> None:
+    stage.report.scene("An order of services that only know events, and that nobody calls")
+    saga = stage.follow(stage.place("demo-8"))
+    stage.report.check("it was seen to end as", saga["state"], "COMPLETED")
+    stage.check_databases("demo-8", {"reserved": 2, "charged": 4000, "order": "confirmed"})
+    stage.report.proves("services that only know events carry out an order together, and it is seen as a saga")
+
+
+def events_of_a_refused_payment(stage: Stage) -> None:
+    stage.report.scene("The same with a card that is declined")
+    saga = stage.follow(stage.place("demo-9", card="declined"))
+    stage.report.check("it was seen to end as", saga["state"], "FAILED")
+    stage.report.check("asked to compensate", stage.asked(saga), [])
+    stage.check_databases("demo-9", {"reserved": 0, "charged": 0, "order": "cancelled"})
+    stage.report.proves("a failure event is enough: services undo by themselves what they did")
+
+
+def events_of_a_silent_service(stage: Stage) -> None:
+    stage.report.scene("The same with a payment service that is silent")
+    stage.events.payment.stop()
+    stage.report.happens("The payment service is stopped.")
+    key = stage.place("demo-10")
+    gone = {"reserved": 0, "charged": 0, "order": "cancelled"}
+    until(lambda: ledgers_say(stage.events.databases, "demo-10") == gone, "released stock", REST_SECONDS)
+    stage.events.payment.start()
+    stage.report.happens("It was out of time, and the stock is released; the payment service is started again.")
+    saga = stage.follow(key)
+    stage.report.check("it was seen to end as", saga["state"], "FAILED")
+    stage.report.check("asked to compensate first", stage.asked(saga)[:2], ["ProcessPayment", "ReserveInventory"])
+    stage.check_databases("demo-10", gone)
+    stage.report.proves("where a service is silent all are made to compensate, that one too, once it is back")
+
+
 def check_the_sums(stage: Stage) -> None:
     """What was done twice, or undone halfway, would show here."""
-    print("\nThe sums over all orders, of which three completed")
+    print("\nThe sums over all orders, of which three completed, and one of those that only events tell of")
     holdings = {name: fetch(f"{server.url}/ledger")["holdings"] for name, server in stage.shop.items()}
     stage.report.check("books in stock", holdings["inventory"]["book"], 100_000 - 3 * ORDER["quantity"])
     stage.report.check("cents charged", sum(holdings["payment"].values()), 3 * ORDER["amount"])
     stage.report.check("orders confirmed", sum(holdings["order"].values()), 3)
+    once = {"books": 100 - PLACED["quantity"], "charged": PLACED["cents"], "confirmed": 1, "placed": 0}
+    stage.report.check("the databases behind the events say", sums_say(stage.events.databases), once)
 
 
 SCENES = (
@@ -357,6 +444,9 @@ SCENES = (
     payment_that_completes,
     payment_whose_ledger_fails,
     payment_whose_mail_fails,
+    events_that_complete,
+    events_of_a_refused_payment,
+    events_of_a_silent_service,
 )
 
 
@@ -372,7 +462,10 @@ def run(directory: Path) -> int:
         sagas = write_sagas(directory / "sagas", shop)
         # A lost worker's call is given up after its timeout and this; the default is 5.
         environment = bank.environment | {"SAGA_LEASE_GRACE": "2"}
-        stage = Stage(stack.enter_context(house(directory / "house", sagas, environment)), shop, bank, report)
+        orchestrator = stack.enter_context(house(directory / "house", sagas, environment))
+        print("Starting three services that only know events ...", flush=True)
+        events = stack.enter_context(event_services(directory / "events", orchestrator.redis_url))
+        stage = Stage(orchestrator, shop, bank, events, report)
         for scene in SCENES:
             scene(stage)
         check_the_sums(stage)

@@ -2,6 +2,7 @@
 
     python -m examples.processes order      # inventory, payment and order on ports 9001, 9002 and 9003
     python -m examples.processes payment    # localstripe on 9011, a mailbox on 9012, and a PostgreSQL
+    python -m examples.processes choreography   # order on port 9003; inventory and payment only know events
 
 The demonstration and the tests use the same functions, on ports that happen to be free.
 """
@@ -22,30 +23,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from app.local.directory import RunningHouse
 from app.local.logs import tail
 from app.local.postgres import EmbeddedPostgres
 from app.local.processes import Process, end, spawn
 
 HERE = Path(__file__).resolve().parent
+ROOT = Path("/")
 
 START_SECONDS = 30
 TICK_SECONDS = 0.02
 
 
-class Server:
-    """A Python program that serves one port of 127.0.0.1. It can be killed and started again at will.
+class Program:
+    """A Python program. It can be killed and started again at will."""
 
-    The port is bound here as well, but never listened on: while the program is down, connections are refused,
-    and no other program is given the port meanwhile.
-    """
-
-    def __init__(self, *argv: str | Path, port: int = 0, data: Path) -> None:
-        """Runs `python argv --port PORT --data DATA`. Port 0 is any that is free. Does not start it."""
-        self._reserved = reserve(port)
-        self.port: int = self._reserved.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._argv = [sys.executable, *map(str, argv), "--port", str(self.port), "--data", str(data)]
-        self._log = data / f"{self.port}.log"
+    def __init__(self, *argv: str | Path, log: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        """Runs `python argv`, with `env` added to our own environment. Does not start it."""
+        self._argv = [sys.executable, *map(str, argv)]
+        self._log, self._env, self._cwd = log, env or {}, cwd
         self._process: Process | None = None
 
     def __enter__(self) -> Self:
@@ -55,19 +51,18 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        self._reserved.close()
 
     def start(self) -> None:
-        """Returns when it accepts connections. Does nothing where it runs."""
+        """Returns when it is ready. Does nothing where it runs."""
         if self._process is not None and self._process.poll() is None:
             return
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._process = spawn(self._argv, log=self._log)
+        self._process = spawn(self._argv, log=self._log, env=os.environ | self._env, cwd=self._cwd)
         give_up = time.monotonic() + START_SECONDS
-        while not self._accepts():
+        while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > give_up:
                 self.kill()
-                raise RuntimeError(f"{self._argv[1]} did not start:\n{tail(self._log)}")
+                raise RuntimeError(f"{shlex.join(self._argv[1:])} did not start:\n{tail(self._log)}")
             time.sleep(TICK_SECONDS)
 
     def stop(self) -> None:
@@ -79,7 +74,37 @@ class Server:
         if self._process is not None:
             end(self._process, signal.SIGKILL)
 
-    def _accepts(self) -> bool:
+    def _is_ready(self) -> bool:
+        return True  # it listens to nobody
+
+
+class Server(Program):
+    """A program that serves one port of 127.0.0.1.
+
+    The port is bound here as well, but never listened on: while the program is down, connections are refused,
+    and no other program is given the port meanwhile.
+    """
+
+    def __init__(
+        self, *argv: str | Path, port: int = 0, data: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    ) -> None:
+        """Runs `python argv --port PORT --data DATA`, or, where `env` says what else it needs, without `--data`.
+
+        Port 0 is any that is free.
+        """
+        self._reserved = reserve(port)
+        self.port: int = self._reserved.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        more = ["--port", str(self.port)] + (["--data", str(data)] if env is None else [])
+        super().__init__(*argv, *more, log=data / f"{self.port}.log", env=env, cwd=cwd)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._reserved.close()
+
+    def _is_ready(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:
@@ -156,9 +181,52 @@ def payment_servers(data: Path, psp_port: int = 0, smtp_port: int = 0) -> Iterat
         yield PaymentServers(psp, smtp, ledger_url, data / "mail")
 
 
+@dataclass(frozen=True)
+class EventServices:
+    inventory: Program
+    payment: Program
+    order: Server
+    databases: Path
+    """`inventory.sqlite`, `payment.sqlite` and `order.sqlite` are in it."""
+
+
+@contextmanager
+def event_services(data: Path, redis_url: str, port: int = 0) -> Iterator[EventServices]:
+    """The services of examples/choreography, all running, with their databases in `data`. Customers come to `port`."""
+    data.mkdir(parents=True, exist_ok=True)
+    here = HERE / "choreography"
+    environment = {"SAGA_REDIS_URL": redis_url}
+    environment |= {
+        f"{name.upper()}_DATABASE": f"sqlite:///{data / name}.sqlite" for name in ("inventory", "payment", "order")
+    }
+
+    def listener(name: str) -> Program:
+        return Program(
+            "-m", "saga_participant", "run", f"{name}:{name}", log=data / f"{name}.log", env=environment, cwd=here
+        )
+
+    with ExitStack() as stack:
+        web = ("-m", "uvicorn", "order:app", "--log-level", "warning")
+        order = Server(*web, port=port, data=data, env=environment, cwd=here)
+        services = EventServices(listener("inventory"), listener("payment"), order, data)
+        for program in (services.inventory, services.payment, services.order):
+            stack.enter_context(program)
+            program.start()
+        yield services
+
+
+def redis_of(house: Path) -> str:
+    """Where the events are: SAGA_REDIS_URL, or else the Valkey of the house that runs on this directory."""
+    if url := os.environ.get("SAGA_REDIS_URL"):
+        return url
+    if running := RunningHouse.of(house):
+        return running.redis_url
+    sys.exit(f"No house runs on {house}: start `saga up` here first, or set SAGA_REDIS_URL.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.processes", description=__doc__.partition("\n")[0])
-    parser.add_argument("example", choices=("order", "payment"))
+    parser.add_argument("example", choices=("order", "payment", "choreography"))
     parser.add_argument("--data", type=Path, default=Path(".demo"), help="where they keep their data (./.demo)")
     arguments = parser.parse_args()
     data = arguments.data.absolute() / arguments.example
@@ -168,6 +236,9 @@ def main() -> None:
             ports = {"inventory": 9001, "payment": 9002, "order": 9003}
             for name, server in stack.enter_context(order_services(data, ports)).items():
                 print(f"{name:10} {server.url}/ledger")
+        elif arguments.example == "choreography":
+            services = stack.enter_context(event_services(data, redis_of(Path(".saga")), port=9003))
+            print(f"order      {services.order.url}/orders")
         else:
             servers = stack.enter_context(payment_servers(data, psp_port=9011, smtp_port=9012))
             print("Started. Where you start `saga up`, set first:")
