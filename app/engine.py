@@ -44,7 +44,7 @@ from app.saga.state import ACTION, SECOND, CallState, Micros, Operation, SagaSta
 from app.settings import Settings
 from app.store.database import Database
 from app.store.definitions import Definitions, Follower
-from app.store.sagas import INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, early_enough, new_id, output_of
+from app.store.sagas import INPUT, NO_INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, early_enough, new_id, output_of
 from app.store.tables import NO_TENANT
 from saga_participant.events import COMPENSATION_REQUESTED, Event
 
@@ -231,6 +231,8 @@ class Engine:
             lambda saga: Happened(now_of(saga), event.type, reason),
             lambda transition: _outputs(saga.definition, transition, event.type, data),
         )
+        if event.type == follower.definition.started_by and saga.payloads.get(INPUT, NO_INPUT) == NO_INPUT:
+            await self.sagas.put_input(saga.id, data)  # an event that it has caused came before it
         if transition.records:
             return Observed.MOVED
         return Observed.STANDS if _stands(saga, event.type) else Observed.UNCHANGED
@@ -249,7 +251,10 @@ class Engine:
             version=follower.version,
             state=transition.state,
             records=transition.records,
-            payloads={INPUT: data, **_outputs(definition, transition, event, data)},
+            payloads={
+                INPUT: data if event == definition.started_by else NO_INPUT,
+                **_outputs(definition, transition, event, data),
+            },
         )
         if not await self.sagas.insert(new):
             return False

@@ -29,6 +29,7 @@ JSON_CODEC: Final = 0
 """Of payload rows; other numbers are for encryption."""
 
 INPUT: Final = "input"
+NO_INPUT: Final = b"null"
 
 WAITED_FOR: Final = "waited for"
 TAKEN: Final = "taken"
@@ -242,6 +243,9 @@ _FIRST_IN_LINE: Final = f"""
     SELECT {_COLUMNS} FROM saga AS s {_PAYLOADS}
     WHERE s.definition = $1 AND s.place = '{WAITED_FOR}' AND s.waits_since <= now() AND s.format <= {FORMAT}
     ORDER BY s.waits_since, s.id LIMIT $2"""
+_PUT_INPUT: Final = f"""
+    INSERT INTO saga_payload (saga_id, name, codec, data) VALUES ($1, '{INPUT}', $2, $3)
+    ON CONFLICT (saga_id, name) DO UPDATE SET codec = excluded.codec, data = excluded.data"""
 _POSTPONE: Final = """
     UPDATE saga AS s SET wake_at = w.wake_at
     FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) AS w(id, seq, wake_at)
@@ -362,6 +366,10 @@ class Sagas:
         """As `postpone`, of sagas that could not even be read."""
         pause = timedelta(seconds=seconds)
         await self._writing.run(lambda connection: connection.execute(_PUT_OFF, sorted(ids), pause))
+
+    async def put_input(self, saga_id: str, data: bytes) -> None:
+        """Of a saga that was opened without one."""
+        await self._writing.run(lambda connection: connection.execute(_PUT_INPUT, saga_id, JSON_CODEC, data))
 
     # --- places ---
 

@@ -24,8 +24,8 @@ from app.participants.contract import Attempt
 from app.participants.python import call_of, load_handlers
 from app.saga import machine, rules
 from app.saga.definition import Definition
-from app.saga.durations import parse_duration
 from app.saga.draft import Timing
+from app.saga.durations import parse_duration
 from app.saga.messages import (
     Abandon,
     Actor,

@@ -90,6 +90,17 @@ class TestASagaPerCorrelation:
         for order in range(12):
             assert (await stream.saga(order)).state.state is SagaState.COMPLETED
 
+    async def test_its_input_is_that_of_the_event_that_starts_it_also_where_that_comes_later(
+        self, stream: Stream
+    ) -> None:
+        await stream.define()
+        await stream.add("ReserveDone", amount=1)
+        await stream.follow()
+        assert (await stream.saga()).payload("input") is None
+        await stream.add("OrderPlaced", amount=7)
+        await stream.follow()
+        assert (await stream.saga()).payload("input") == {"order_id": "1", "amount": 7}
+
     async def test_an_event_after_the_end_changes_nothing(self, stream: Stream, workshop: Workshop) -> None:
         await stream.define()
         await stream.add(*HAPPY)
