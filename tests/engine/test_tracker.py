@@ -1,6 +1,7 @@
 """The tracker on a real stream: what the events of services make of sagas, whatever happens on the way."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -216,6 +217,22 @@ class TestUndoing:
         saga_id = (await stream.saga()).id
         await workshop.ask(saga_id, Cancel)
         assert [event.data["step"] for event in await stream.published()] == ["Pay", "Reserve"]
+
+    async def test_a_request_is_a_cloudevent_in_json_on_the_stream_that_is_promised(
+        self, stream: Stream, workshop: Workshop
+    ) -> None:
+        await stream.define()
+        await stream.add("OrderPlaced")
+        await stream.follow()
+        await workshop.ask((await stream.saga()).id, Cancel)
+        await stream.house.relay.drain()
+        ((_, fields),) = await stream.valkey.xrevrange("saga:events", count=1)
+        event = json.loads(fields[b"event"])
+        assert (event["specversion"], event["type"]) == ("1.0", "CompensationRequested")
+        assert {"id", "source", "datacontenttype"} <= set(event)
+        reason = event["data"].pop("reason")
+        assert isinstance(reason, str)
+        assert event["data"] == {"saga": "order", "step": "Reserve", "correlation": "1"}
 
     async def test_a_success_of_which_a_failed_saga_knew_nothing_is_a_letter(self, stream: Stream) -> None:
         """As where the stream was lost, and its events come again too late."""

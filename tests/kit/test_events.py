@@ -348,6 +348,22 @@ async def test_a_lost_stream_is_published_again_in_order_and_changes_nothing(sho
     assert await shop.rows(select(effects.c.what)) == [("reserve",)] * 3
 
 
+async def test_what_was_published_is_kept_for_a_day(shop):
+    hours = {"kept": 23, "forgotten": 25}
+    for order in hours:
+        shop.send("OrderPlaced", order)
+    await shop.inventory.settle()
+    for order, age in hours.items():
+        (event,) = shop.published(order)
+        aged = update(outbox).where(outbox.c.target == event.id).values(sent_at=outbox.c.sent_at - age * 3600)
+        await shop.service.store.run(lambda session, aged=aged: session.execute(aged))
+    shop.redis.flushall()
+    await shop.inventory.settle()
+    assert (shop.types("kept"), shop.types("forgotten")) == (["InventoryReserved"], [])
+    await shop.participant("inventory").settle()  # cleans at its start
+    assert len(await shop.rows(select(outbox.c.id))) == 1
+
+
 async def test_the_stream_knows_how_far_a_service_has_read(shop):
     def mark():
         (group,) = [group for group in shop.redis.xinfo_groups(STREAM) if group["name"] == b"reader:inventory"]

@@ -283,6 +283,16 @@ def test_a_request_is_repeated_with_a_growing_number_and_then_needs_a_person():
     assert saga.letters == [("-a", "open")]
 
 
+def test_requests_are_repeated_as_far_apart_as_the_policy_says():
+    saga = Story(dance(a_listener("a", undo_attempts=4)))
+    saga.cancel()
+    asked_at = [saga.now]
+    while saga.wake_at is not None:
+        saga.wake_when_due()
+        asked_at += [saga.now for _ in saga.asked]
+    assert asked_at == [T0 + seconds * SECOND for seconds in (0, 11, 23, 37)], "10 s of silence, then 1, 2, 4 s"
+
+
 # --- at rest, for a person --------------------------------------------------------------------------------------
 
 

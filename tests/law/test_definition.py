@@ -662,6 +662,18 @@ steps:
      compensated: none}
 """
 
+CONTRACT_EVENTS = """
+name: order-events
+type: choreography
+started_by: OrderPlaced
+correlation: data.order_id
+timeout: 10m
+steps:
+  - {name: ReserveInventory, service: inventory, trigger: OrderPlaced,        succeeded: InventoryReserved, failed: InventoryReservationFailed, compensated: InventoryReleased, timeout: 30s}
+  - {name: ProcessPayment,   service: payment,   trigger: InventoryReserved,  succeeded: PaymentProcessed,  failed: PaymentFailed,              compensated: PaymentRefunded,  timeout: 30s}
+  - {name: ConfirmOrder,     service: order,     trigger: PaymentProcessed,   succeeded: OrderConfirmed,    failed: OrderConfirmationFailed,    compensated: OrderCancelled,   timeout: 30s}
+"""  # noqa: E501 - as it stands in the contract
+
 
 def listener(name: str, trigger: str = "Begun", **more: Any) -> dict[str, Any]:
     results = {key: f"{name}.{key}" for key in ("succeeded", "failed", "compensated")}
@@ -697,6 +709,14 @@ def test_a_choreography_is_read_with_the_order_that_follows_from_its_events():
             "SendMail": [["ProcessPayment"], ["ReserveInventory"]],
         },
     }
+
+
+def test_the_choreography_of_the_contract_is_read_as_it_stands_there():
+    definition = parse_definition(load_yaml(CONTRACT_EVENTS), {"inventory", "payment", "order"})
+    assert (definition.name, definition.timeout_seconds) == ("order-events", 600)
+    assert [one.depends_on for one in definition.steps] == [(), ("ReserveInventory",), ("ProcessPayment",)]
+    assert {one.timeout_seconds for one in definition.steps} == {30}
+    assert [one.compensation for one in definition.steps] == ["InventoryReleased", "PaymentRefunded", "OrderCancelled"]
 
 
 def test_a_choreography_is_kept_whole():
