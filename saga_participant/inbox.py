@@ -41,7 +41,9 @@ def claim(session: Session) -> Any:
     ahead = inbox.alias("ahead")
     is_behind = exists().where(ahead.c.state == "waiting", ahead.c.lane == inbox.c.lane, ahead.c.id < inbox.c.id)
     due = select(inbox).where(inbox.c.state == "waiting", inbox.c.due_at <= now(), ~is_behind)
-    row = session.execute(due.order_by(inbox.c.id).limit(1).with_for_update(skip_locked=True)).one_or_none()
+    # Compensations have no lane and go first: who comes back to a full inbox does not do what it is asked to undo.
+    first = due.order_by(inbox.c.lane.is_not(None), inbox.c.id)
+    row = session.execute(first.limit(1).with_for_update(skip_locked=True)).one_or_none()
     if row is None:
         return None
     delay = min(FIRST_DELAY_SECONDS * 2.0**row.attempts, LONGEST_DELAY_SECONDS)

@@ -1,6 +1,7 @@
 """Events in choreography: handled once, published in order, undone when asked, given up where they are poison."""
 
 import asyncio
+import contextlib
 import json
 import random
 from itertools import count
@@ -156,6 +157,7 @@ async def test_a_refusal_is_the_failed_event_and_leaves_no_trace(shop):
 
 async def test_a_failure_event_undoes_the_step_and_a_request_for_the_same_is_answered_without_a_second_effect(shop):
     shop.send("OrderPlaced")
+    await shop.inventory.settle()
     shop.send("PaymentFailed")
     await shop.inventory.settle()
     shop.ask()
@@ -181,6 +183,19 @@ async def test_a_request_for_somebody_elses_step_is_not_ours(shop):
     await shop.inventory.settle()
     assert shop.types() == []
     assert await shop.rows(select(inbox)) == []
+
+
+async def test_who_comes_back_to_a_full_inbox_does_not_do_what_it_is_asked_to_undo(shop):
+    shop.send("OrderPlaced")
+    shop.ask()
+    async with contextlib.AsyncExitStack() as stack:
+        handle, _, _, read, _ = await shop.inventory._loops(stack, None)
+        while await read():
+            pass
+        while await handle():
+            pass
+    await shop.inventory.settle()
+    assert await shop.service.effects("4711") == []
 
 
 async def test_a_compensation_overtakes_a_trigger_that_goes_on_failing(shop):
