@@ -177,6 +177,11 @@ class Shop:
             assert answer.status in {200, 409}, await answer.text()
 
 
+def under_way(saga: dict[str, Any]) -> bool:
+    """Whether an answer is awaited that may still end its hold."""
+    return any(step["state"] in {"RUNNING", "WAITING"} for step in saga["steps"])
+
+
 async def live(plan: Planned, client: Client) -> dict[str, Any]:
     """Submits it, cancels it if it is to be, and returns it when it has come to rest or to a hold."""
     given = {step.name: step.name not in plan.false for step in plan.definition.steps}
@@ -189,7 +194,7 @@ async def live(plan: Planned, client: Client) -> dict[str, Any]:
             assert answer.status == 202 or told["code"] in {"saga-at-rest", "past-pivot"}, told
     with contextlib.suppress(TimeoutError):  # where it stands then is judged
         async with asyncio.timeout(90):
-            while saga["state"] not in AT_REST and not saga["paused"]:
+            while not (saga["state"] in AT_REST or (saga["paused"] and not under_way(saga))):
                 await asyncio.sleep(0.3)
                 saga = await client.get(path)
     return saga

@@ -162,6 +162,7 @@ class TestServices:
             "headers": ["X-Env"],
             "max_in_flight": 5,
             "signed": True,
+            "subscribes": [],
         }
         assert changed.json == expected
         answer = await api.get("/services")

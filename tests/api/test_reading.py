@@ -102,7 +102,7 @@ class TestOne:
             assert written.endswith("Z")
 
     async def test_what_is_no_saga_is_not_found(self, orders: World) -> None:
-        for name in ("nothing", "01a20088-707d-7471-80b7-140b7fdea249", "%00", "..", "a" * 5000, "{}"):
+        for name in ("nothing", "01a20088-707d-7471-80b7-140b7fdea249", "%00", "...", "a" * 5000, "{}"):
             for path in (f"/sagas/{name}", f"/sagas/{name}/events"):
                 answer = await orders.api.get(path)
                 assert answer.status == 404, path

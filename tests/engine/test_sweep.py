@@ -10,7 +10,7 @@ import redis.asyncio
 
 from app import broker, sweep
 from app.house import open_house
-from app.saga import machine
+from app.saga import draft
 from app.saga.messages import Outcome, OutcomeKind
 from app.saga.service import Service
 from app.saga.state import SECOND, CallState
@@ -67,7 +67,7 @@ async def test_a_retry_that_is_due_later_is_left_to_the_sweep(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever set it is gone; the row is the truth."""
-    monkeypatch.setattr(machine, "SELF_RING_SECONDS", 0)
+    monkeypatch.setattr(draft, "SELF_RING_SECONDS", 0)
     await workshop.define({"name": "reserve", "retry": {"initial_delay": "100ms", "jitter": 0}})
     workshop.participant.on("reserve", BUSY)
     saga_id = await workshop.start()

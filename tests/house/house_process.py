@@ -47,8 +47,9 @@ while True:
 """
 
 DRIVER = """
-import json, pathlib, sys
+import json, pathlib, signal, sys
 from app.local import program, up
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests under nohup means the tests
 program._SETTLED_SECONDS = 0.1  # a dummy makes no mistakes that show themselves later
 up.PROGRAM[:] = [sys.executable, "-S", sys.argv[1]]
 arguments = json.loads(sys.argv[2])

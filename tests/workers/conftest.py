@@ -50,7 +50,10 @@ class World:
 
     async def listeners(self) -> int:
         """Workers that wait for messages at this moment."""
-        return sum("b" in client["flags"] for client in await self.redis.client_list())
+        return sum(
+            "b" in client["flags"] and client["cmd"].startswith("br")  # not who follows the event stream
+            for client in await self.redis.client_list()
+        )
 
     async def until_heard(self, listeners: int = 1) -> None:
         async def heard() -> bool:
