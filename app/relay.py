@@ -10,7 +10,6 @@ are for what was not tried yet, so that what fails holds up what fails.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import aiohttp
@@ -21,7 +20,7 @@ from app.bus import Bus
 from app.errors import DatabaseUnavailable
 from app.observability import log
 from app.participants.contract import readable
-from app.participants.http import KEEPALIVE_SECONDS, RETRY, unconnected
+from app.participants.http import KEEPALIVE_SECONDS, RETRY, unconnected, webhook_headers
 from app.saga.backoff import delay_seconds
 from app.saga.definition import RetryPolicy
 from app.settings import Settings
@@ -215,7 +214,10 @@ class Courier:
             )
         try:
             async with self._session.post(
-                url, data=notice.body, headers={**headers, **_signature(notice, signers)}, allow_redirects=False
+                url,
+                data=notice.body,
+                headers={**headers, **webhook_headers(notice.id, notice.body, signers)},
+                allow_redirects=False,
             ) as response:
                 if 200 <= response.status < 300:
                     return None
@@ -235,12 +237,3 @@ class Courier:
             await asyncio.wait(tasks)
         if self._session is not None:
             await self._session.close()
-
-
-def _signature(notice: Notice, signers: Sequence[Webhook]) -> dict[str, str]:
-    now = datetime.now(UTC)  # of this attempt: the receiver refuses what is old by its own clock
-    headers = {"webhook-id": notice.id, "webhook-timestamp": str(int(now.timestamp()))}
-    if signers:
-        signed = [signer.sign(notice.id, now, notice.body.decode()) for signer in signers]
-        headers["webhook-signature"] = " ".join(signed)
-    return headers

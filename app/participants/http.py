@@ -11,7 +11,7 @@ from then: so it is over within its lease.
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -185,15 +185,19 @@ class HttpParticipant:
         if attempt.traceparent is not None:
             headers["traceparent"] = attempt.traceparent
         if self._signers:
-            now = datetime.now(UTC)  # the receiver holds it against its own clock
-            message_id = f"{attempt.key}/{attempt.number}"
-            signatures = [signer.sign(message_id, now, body.decode()) for signer in self._signers]
-            headers |= {
-                "webhook-id": message_id,
-                "webhook-timestamp": str(int(now.timestamp())),
-                "webhook-signature": " ".join(signatures),
-            }
+            headers |= webhook_headers(f"{attempt.key}/{attempt.number}", body, self._signers)
         return headers
+
+
+def webhook_headers(message_id: str, body: bytes, signers: Sequence[Webhook]) -> dict[str, str]:
+    """Of a message as it is sent now (Standard Webhooks): the receiver holds the time against its own clock, and
+    accepts any signature that it knows. Without signers it goes unsigned.
+    """
+    now = datetime.now(UTC)
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(int(now.timestamp()))}
+    if signers:
+        headers["webhook-signature"] = " ".join(signer.sign(message_id, now, body.decode()) for signer in signers)
+    return headers
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
