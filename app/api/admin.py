@@ -17,7 +17,7 @@ from app.api import schemas
 from app.api.dependencies import Caller, MayAdmin, checked, etag, house_of, if_match, read_json, saga_id
 from app.api.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter, whole
 from app.api.openapi import describe, parameter
-from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, saga_response
+from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, page_response, saga_response
 from app.api.submitting import check_input, find_definition, payload
 from app.engine import Submission, not_allowed, now_of, summary
 from app.errors import Problem
@@ -394,8 +394,7 @@ async def letters(request: Request, caller: MayAdmin) -> Response:
         caller.tenant, limit=limit, after=place, statuses=statuses, saga_id=of_saga
     )
     cursor = None if following is None else following.cursor()
-    page = {"items": [_letter_view(letter) for letter in found], "next_cursor": cursor}
-    return json_response(page, headers=None if cursor is None else query.next_link(cursor))
+    return page_response(query, [_letter_view(letter) for letter in found], cursor)
 
 
 async def _open_letter(house: House, id: str, caller: Caller) -> dict[str, Any]:  # noqa: A002
@@ -511,8 +510,7 @@ async def list_notices(request: Request, caller: MayAdmin) -> Response:
     query.check()
     found, following = await house_of(request).notices.page(caller.tenant, limit=limit, after=place, statuses=statuses)
     cursor = None if following is None else following.cursor()
-    page = {"items": [_notice_view(notice) for notice in found], "next_cursor": cursor}
-    return json_response(page, headers=None if cursor is None else query.next_link(cursor))
+    return page_response(query, [_notice_view(notice) for notice in found], cursor)
 
 
 NOTICE_PROBLEMS: Final = (400, 404, 413, 422)
@@ -592,5 +590,4 @@ async def audit(request: Request, caller: MayAdmin) -> Response:
         caller.tenant, limit=limit, before=before, saga_id=of_saga
     )
     cursor = None if number is None else str(number)
-    page = {"items": [{**line, "at": rfc3339(line["at"])} for line in found], "next_cursor": cursor}
-    return json_response(page, headers=None if cursor is None else query.next_link(cursor))
+    return page_response(query, [{**line, "at": rfc3339(line["at"])} for line in found], cursor)

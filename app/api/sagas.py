@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -49,6 +49,12 @@ def saga_response(saga: Saga, status: int = 200, headers: Mapping[str, str] | No
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, JSON)
+
+
+def page_response(query: Query, items: Sequence[Any], cursor: str | None) -> Response:
+    """One page of a list, and where the next one is."""
+    headers = None if cursor is None else query.next_link(cursor)
+    return json_response({"items": items, "next_cursor": cursor}, headers=headers)
 
 
 @router.post(
@@ -174,8 +180,7 @@ async def list_response(house: House, query: Query, wanted: Filter) -> Response:
     query.check()
     found, following = await house.listing.sagas(wanted, limit=limit, after=place, payloads=payloads)
     cursor = None if following is None else following.cursor()
-    page = {"items": [saga_view(saga, payloads=payloads) for saga in found], "next_cursor": cursor}
-    return json_response(page, headers=None if cursor is None else query.next_link(cursor))
+    return page_response(query, [saga_view(saga, payloads=payloads) for saga in found], cursor)
 
 
 @router.post(
