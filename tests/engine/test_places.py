@@ -155,9 +155,12 @@ async def test_a_new_limit_is_for_those_too_who_wait_already(workshop: Workshop)
 
 @pytest.mark.usefixtures("dies_before_it_admits")
 async def test_who_waits_longer_than_its_timeout_fails_with_nothing_sent(workshop: Workshop) -> None:
-    await workshop.define("reserve", max_concurrent=1, timeout="100ms")
-    saga_id = await workshop.start()
-    saga = await workshop.sweep_until_moved(saga_id)
-    if saga.state.state is SagaState.EXECUTING:  # it was admitted in its last moment
-        saga = await workshop.finish(saga_id)
-    assert saga.state.error is None or saga.state.error.code == "saga-timeout"
+    await workshop.define("reserve", max_concurrent=1)
+    first, late = await workshop.start(), await workshop.start(timeout_seconds=0.1)
+    assert await workshop.engine.admit("order") == 1
+    saga = await workshop.sweep_until_moved(late)
+    assert saga.state.state is SagaState.FAILED
+    assert saga.state.error is not None
+    assert saga.state.error.code == "saga-timeout"
+    await workshop.finish(first)
+    assert workshop.participant.requests("reserve", saga_id=late) == []
