@@ -61,7 +61,10 @@ def draw(saga: Json, events: Sequence[Json], now: datetime, *, width: int = 80, 
     lines = [*head(saga, now), ""]
     if events:
         lines += [*_rows(saga, events, now, width), ""]
-    for block in (_now(saga, now, width), _sentences(saga, width), _advice(saga, width, options)):
+    # Only a saga that follows events was created by one.
+    choreographed = bool(events) and "event" in (events[0].get("data") or {})
+    advice = _advice(next_commands(saga, choreographed=choreographed), width, options)
+    for block in (_now(saga, now, width), _sentences(saga, width), advice):
         if block:
             lines += [*block, ""]
     return lines[:-1]
@@ -409,9 +412,9 @@ def _sentences(saga: Json, width: int) -> list[str]:
     return lines
 
 
-def _advice(saga: Json, width: int, options: str) -> list[str]:
+def _advice(commands: Sequence[tuple[str, str]], width: int, options: str) -> list[str]:
     lines = []
-    for command, words in next_commands(saga):
+    for command, words in commands:
         lines += [f"  {words}:", *_shell(f"saga {command}{options}", width)]
     return ["What may be done", *lines] if lines else []
 
@@ -427,7 +430,7 @@ def _shell(command: str, width: int) -> Iterator[str]:
     yield line
 
 
-def next_commands(saga: Json) -> list[tuple[str, str]]:
+def next_commands(saga: Json, *, choreographed: bool = False) -> list[tuple[str, str]]:
     """(command without `saga`, what it does) of what the saga's state suggests. The server has the last word."""
     named, state, steps = saga["id"], saga["state"], saga.get("steps") or ()
     undoing = [step.get("compensation") or {} for step in steps]
@@ -441,7 +444,7 @@ def next_commands(saga: Json) -> list[tuple[str, str]]:
             (f"abandon {named} {why}", "leave it as it is, for good"),
         ]
     if state in {"FAILED", "ABANDONED"}:
-        return [(f"restart {named} {why}", "run it again as a new saga")]
+        return [] if choreographed else [(f"restart {named} {why}", "run it again as a new saga")]
     if state == "COMPENSATING":
         found = []
         if any(undo.get("state") in {"RETRYING", "FAILED"} for undo in undoing):

@@ -9,6 +9,7 @@ import pytest
 
 from app.cli.output import moment
 from app.cli.timeline import draw
+from tests.cli.fake import a_saga
 from tests.cli.record import HISTORIES
 
 RECORDED = sorted(path.stem for path in HISTORIES.glob("*.json"))
@@ -120,3 +121,13 @@ def test_a_bell_that_nobody_hears_is_one_line() -> None:
     at = recorded["events"].index(sent)
     recorded["events"][at:at] = [sent] * 50
     assert sum("no worker has taken it: sent again (51 times)" in line for line in drawn(recorded)) == 1
+
+
+def test_a_saga_that_follows_events_is_not_offered_a_restart() -> None:
+    def offered(created: dict[str, str]) -> str:
+        event = {"seq": 1, "type": "SagaCreated", "at": "2026-11-21T23:00:00Z", "data": created}
+        saga = a_saga(state="FAILED", created_at="2026-11-21T23:00:00Z", finished_at="2026-11-21T23:00:01Z")
+        return "\n".join(draw(saga, [event], moment("2026-11-21T23:00:02Z")))
+
+    assert "saga restart" in offered({})
+    assert "saga restart" not in offered({"event": "OrderPlaced"})
