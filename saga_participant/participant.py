@@ -60,7 +60,8 @@ from saga_participant.store import Store, drop_leases, move, position, take_leas
 from saga_participant.tables import DAY, now
 
 READ_AT_ONCE: Final = 100
-READ_LEASE_SECONDS: Final = 15.0
+READ_LEASE_SECONDS: Final = 5.0
+"""So long nobody of the service reads after its reader was killed: well below what a step may be silent."""
 READ_BLOCK_MILLISECONDS: Final = 1000
 HANDLERS_AT_ONCE: Final = 4
 CLEAN_EVERY_SECONDS: Final = 3600.0

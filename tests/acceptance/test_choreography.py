@@ -239,6 +239,7 @@ async def test_whatever_is_killed_or_lost_every_saga_ends_all_or_nothing_or_need
     record_property("told", f"{ {state: states.count(state) for state in set(states)} }, seed {SEED}")
     refused = [str(order) for order in range(SAGAS) if any(refuses(name, order) for name in SERVICES)]
     assert "COMPLETED" not in {ended[order] for order in refused}
+    assert {"COMPLETED", "FAILED"} <= set(states), "a house that undoes everything would be all or nothing, too"
 
     before = await rows(world, "SELECT * FROM saga ORDER BY id")
     letters = await rows(world, "SELECT * FROM dead_letter ORDER BY id")
