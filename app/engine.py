@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from app import broker, observability, probes
+from app.access import NO_TENANT
 from app.errors import DatabaseUnavailable, Problem
 from app.instants import rfc3339
 from app.notices import notice_of
@@ -42,10 +43,10 @@ from app.saga.messages import (
 )
 from app.saga.state import ACTION, SECOND, CallState, Micros, Operation, SagaState, State
 from app.settings import Settings
+from app.store.audit import AuditEntry
 from app.store.database import Database
 from app.store.definitions import Definitions, Follower
-from app.store.sagas import INPUT, NO_INPUT, AuditEntry, NewSaga, Saga, Sagas, Write, early_enough, new_id, output_of
-from app.store.tables import NO_TENANT
+from app.store.sagas import INPUT, NO_INPUT, NewSaga, Saga, Sagas, Write, early_enough, new_id, output_of
 from saga_participant.events import COMPENSATION_REQUESTED, Event
 
 SOURCE: Final = "/saga-orchestrator"
@@ -150,10 +151,14 @@ class Engine:
         action: str,
         actor: Actor,
         tenant: str | None = None,
+        address: str | None = None,
         if_match: Callable[[Saga], bool] | None = None,
         payloads: Callable[[Transition], Mapping[str, bytes]] | None = None,
     ) -> Saga:
-        """Does what a person asks for, with an audit row; Problem 404, 409 or 412 where it cannot be done."""
+        """Does what a person asks for, with an audit row; Problem 404, 409 or 412 where it cannot be done.
+
+        `tenant`: the one that is looked at, None being every one. `address`: where the request came from.
+        """
         while True:
             saga = await self.load(saga_id, tenant)
             if if_match is not None and not if_match(saga):
@@ -165,9 +170,8 @@ class Engine:
                 raise not_allowed(saga, refusal)
             if not transition.records:
                 return saga
-            audit = AuditEntry(
-                actor.name, action, actor.reason, summary(saga), summary(replace(saga, state=transition.state))
-            )
+            before, after = summary(saga), summary(replace(saga, state=transition.state))
+            audit = AuditEntry(actor.name, action, actor.reason, before, after, address)
             written = await self.write(saga, transition, payloads(transition) if payloads else {}, audit)
             if written is not None:
                 return written

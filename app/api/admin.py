@@ -13,8 +13,9 @@ from typing import Any, Final, Literal, TypeVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from app.access import Caller
 from app.api import schemas
-from app.api.dependencies import Caller, MayAdmin, checked, etag, house_of, if_match, read_json, saga_id
+from app.api.dependencies import MayLook, MayOperate, checked, etag, house_of, if_match, read_json, saga_id
 from app.api.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter, whole
 from app.api.openapi import describe, parameter
 from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, page_response, saga_response
@@ -40,9 +41,10 @@ from app.saga.messages import (
 )
 from app.saga.state import SECOND, Micros
 from app.store import notices
+from app.store.audit import AuditEntry
 from app.store.events import TRACKED
 from app.store.letters import OPEN, STATUSES
-from app.store.sagas import INPUT, AuditEntry, Saga, input_of, output_of
+from app.store.sagas import INPUT, Saga, input_of, output_of
 
 BULK_AT_ONCE: Final = 16
 BULK_MOST: Final = 1000
@@ -88,7 +90,8 @@ async def _ask(
         message,
         action=action,
         actor=caller.actor(reason),
-        tenant=caller.tenant,
+        tenant=caller.sees,
+        address=caller.address,
         if_match=if_match(request),
         payloads=payloads,
     )
@@ -115,7 +118,7 @@ def _position(saga: Saga, step: str) -> int:
         parameters=FILTER_PARAMETERS,
     ),
 )
-async def find(request: Request, caller: MayAdmin) -> Response:
+async def find(request: Request, caller: MayLook) -> Response:
     query = Query(request, (*SAGA_FILTERS, *PAGING, "payloads"))
     wanted = saga_filter(query, caller)
     if not any(name in query for name in SAGA_FILTERS):
@@ -133,8 +136,8 @@ async def find(request: Request, caller: MayAdmin) -> Response:
         problems=(404,),
     ),
 )
-async def actions(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
-    saga = await house_of(request).engine.load(saga_id(id), caller.tenant)
+async def actions(request: Request, caller: MayLook, id: str) -> Response:  # noqa: A002
+    saga = await house_of(request).engine.load(saga_id(id), caller.sees)
     view: dict[str, Any] = {}
     for action, verdict in verdicts(saga.definition, saga.state, now_of(saga)).items():
         no = verdict.refusal
@@ -148,7 +151,7 @@ async def actions(request: Request, caller: MayAdmin, id: str) -> Response:  # n
 
 
 @router.post("/sagas/{id}/retry", **_action("Try again now what failed or waits for a retry", schemas.RetryRequest))
-async def retry(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def retry(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     wanted = await _read(request, schemas.RetryRequest)
     new_input = "input" in wanted.model_fields_set
     given = payload(house_of(request), wanted.input, "The input") if new_input else b""
@@ -169,7 +172,7 @@ async def retry(request: Request, caller: MayAdmin, id: str) -> Response:  # noq
 
 
 @router.post("/sagas/{id}/skip", **_action("Go on without a step that cannot be done", schemas.SkipRequest))
-async def skip(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def skip(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     wanted = await _read(request, schemas.SkipRequest)
     has_output = "output" in wanted.model_fields_set
     output = payload(house_of(request), wanted.output, "The output") if has_output else b""
@@ -185,7 +188,7 @@ async def skip(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa
 
 
 @router.post("/sagas/{id}/resolve", **_action("A failed compensation was settled by hand", schemas.ResolveRequest))
-async def resolve(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def resolve(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     wanted = await _read(request, schemas.ResolveRequest)
 
     def message(at: Micros, saga: Saga) -> Resolve:
@@ -195,14 +198,14 @@ async def resolve(request: Request, caller: MayAdmin, id: str) -> Response:  # n
 
 
 @router.post("/sagas/{id}/compensate", **_action("Stop a saga, and undo what was done", status=202))
-async def compensate(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def compensate(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     saga = await _ask(request, caller, id, "compensate", reason, lambda at, _: Cancel(at, caller.actor(reason)))
     return saga_response(saga, 202)
 
 
 @router.post("/sagas/{id}/abandon", **_action("Stop a saga without undoing anything"))
-async def abandon(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def abandon(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     return saga_response(
         await _ask(request, caller, id, "abandon", reason, lambda at, _: Abandon(at, caller.actor(reason)))
@@ -210,7 +213,7 @@ async def abandon(request: Request, caller: MayAdmin, id: str) -> Response:  # n
 
 
 @router.post("/sagas/{id}/pause", **_action("Hold a saga: nothing new is sent, answers under way are kept"))
-async def pause(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def pause(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     return saga_response(
         await _ask(request, caller, id, "pause", reason, lambda at, _: Pause(at, caller.actor(reason)))
@@ -218,7 +221,7 @@ async def pause(request: Request, caller: MayAdmin, id: str) -> Response:  # noq
 
 
 @router.post("/sagas/{id}/resume", **_action("End an operator's pause"))
-async def resume(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def resume(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     return saga_response(
         await _ask(request, caller, id, "resume", reason, lambda at, _: Resume(at, caller.actor(reason)))
@@ -226,7 +229,7 @@ async def resume(request: Request, caller: MayAdmin, id: str) -> Response:  # no
 
 
 @router.post("/sagas/{id}/extend", **_action("Move a saga's deadline to now + timeout", schemas.ExtendRequest))
-async def extend(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def extend(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     wanted = await _read(request, schemas.ExtendRequest)
 
     def message(at: Micros, _: Saga) -> Extend:
@@ -242,11 +245,11 @@ async def extend(request: Request, caller: MayAdmin, id: str) -> Response:  # no
     "/sagas/{id}/restart",
     **_action("A new saga in place of one that is at rest", schemas.RestartRequest, status=201),
 )
-async def restart(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def restart(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     """With the newest version of the definition, and the labels, timeout and `notify_url` of the old saga."""
     wanted = await _read(request, schemas.RestartRequest)
     house = house_of(request)
-    old = await house.engine.load(saga_id(id), caller.tenant)
+    old = await house.engine.load(saga_id(id), caller.sees)
     matches = if_match(request)
     if matches is not None and not matches(old):
         raise Problem(412, "saga-has-moved", f"Saga {old.id} has moved on since you looked at it; nothing was done.")
@@ -281,7 +284,7 @@ async def _start_with_free_key(house: House, old: Saga, submission: Submission, 
         for key in keys:
             if key in taken:
                 continue
-            audit = AuditEntry(caller.name, "restart", reason, summary(old), {"restarted_as": key})
+            audit = AuditEntry(caller.name, "restart", reason, summary(old), {"restarted_as": key}, caller.address)
             # No request of a submitter has this digest, so the key of a restart is nobody's to replay.
             digest = secrets.token_bytes(32)
             try:
@@ -318,10 +321,10 @@ async def _timeout_given(house: House, old: Saga) -> float | None:
         problems=(400, 413, 422),
     ),
 )
-async def bulk(request: Request, caller: MayAdmin) -> Response:
+async def bulk(request: Request, caller: MayOperate) -> Response:
     wanted = await _read(request, schemas.BulkRequest)
     engine = house_of(request).engine
-    ids, matched = await house_of(request).listing.ids(body_filter(wanted.filter, caller.tenant), wanted.limit)
+    ids, matched = await house_of(request).listing.ids(body_filter(wanted.filter, caller.sees), wanted.limit)
     failed: list[dict[str, str]] = []
     gate = asyncio.Semaphore(BULK_AT_ONCE)
     messages: dict[str, Message] = {
@@ -338,7 +341,8 @@ async def bulk(request: Request, caller: MayAdmin) -> Response:
                     messages[wanted.action],
                     action=wanted.action,
                     actor=caller.actor(wanted.reason),
-                    tenant=caller.tenant,
+                    tenant=caller.sees,
+                    address=caller.address,
                 )
             except Problem as problem:
                 failed.append({"id": each, "code": problem.code})
@@ -385,13 +389,13 @@ def _uuid(text: str) -> str:
         ),
     ),
 )
-async def letters(request: Request, caller: MayAdmin) -> Response:
+async def letters(request: Request, caller: MayLook) -> Response:
     query = Query(request, ("status", "saga_id", *PAGING))
     statuses = query.many("status", _letter_status, commas=True)
     of_saga, limit, place = query.one("saga_id", _uuid), query.limit(), query.place()
     query.check()
     found, following = await house_of(request).letters.page(
-        caller.tenant, limit=limit, after=place, statuses=statuses, saga_id=of_saga
+        caller.sees, limit=limit, after=place, statuses=statuses, saga_id=of_saga
     )
     cursor = None if following is None else following.cursor()
     return page_response(query, [_letter_view(letter) for letter in found], cursor)
@@ -399,7 +403,7 @@ async def letters(request: Request, caller: MayAdmin) -> Response:
 
 async def _open_letter(house: House, id: str, caller: Caller) -> dict[str, Any]:  # noqa: A002
     try:
-        letter = await house.letters.get(_uuid(id), caller.tenant)
+        letter = await house.letters.get(_uuid(id), caller.sees)
     except ValueError:
         letter = None
     if letter is None:
@@ -427,7 +431,7 @@ LETTER_PROBLEMS: Final = (400, 404, 409, 413, 422)
         problems=LETTER_PROBLEMS,
     ),
 )
-async def retry_letter(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def retry_letter(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     house = house_of(request)
     letter = await _open_letter(house, id, caller)
@@ -452,7 +456,7 @@ async def retry_letter(request: Request, caller: MayAdmin, id: str) -> Response:
         problems=LETTER_PROBLEMS,
     ),
 )
-async def discard_letter(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def discard_letter(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     house = house_of(request)
     letter = await _open_letter(house, id, caller)
@@ -464,12 +468,14 @@ async def _close_letter(
 ) -> Response:
     about = {"letter": letter["id"], "step": letter["step"], "operation": letter["operation"]}
     action = "discard" if status == "discarded" else "retry"
-    entry = AuditEntry(caller.name, action, reason, {**about, "status": OPEN}, {**about, "status": status})
-    if not await house.letters.close(letter["id"], caller.tenant, status, entry):
+    entry = AuditEntry(
+        caller.name, action, reason, {**about, "status": OPEN}, {**about, "status": status}, caller.address
+    )
+    if not await house.letters.close(letter["id"], caller.sees, status, entry):
         raise _closed(letter["id"], "closed")
     if letter["saga_id"] is None:
         return json_response(_letter_view({**letter, "status": status}))
-    return saga_response(await house.engine.load(letter["saga_id"], caller.tenant))
+    return saga_response(await house.engine.load(letter["saga_id"], caller.sees))
 
 
 # --- notices ----------------------------------------------------------------------------------------------------
@@ -503,12 +509,12 @@ def _notice_view(notice: Mapping[str, Any]) -> dict[str, Any]:
         ),
     ),
 )
-async def list_notices(request: Request, caller: MayAdmin) -> Response:
+async def list_notices(request: Request, caller: MayLook) -> Response:
     query = Query(request, ("status", *PAGING))
     statuses = query.many("status", _notice_status, commas=True)
     limit, place = query.limit(), query.place()
     query.check()
-    found, following = await house_of(request).notices.page(caller.tenant, limit=limit, after=place, statuses=statuses)
+    found, following = await house_of(request).notices.page(caller.sees, limit=limit, after=place, statuses=statuses)
     cursor = None if following is None else following.cursor()
     return page_response(query, [_notice_view(notice) for notice in found], cursor)
 
@@ -527,10 +533,10 @@ NOTICE_PROBLEMS: Final = (400, 404, 413, 422)
         problems=NOTICE_PROBLEMS,
     ),
 )
-async def retry_notice(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def retry_notice(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
     house = house_of(request)
-    return _noticed(id, await house.notices.send_again(_notice_id(id), caller.tenant, caller.name, reason))
+    return _noticed(id, await house.notices.send_again(_notice_id(id), caller, reason))
 
 
 @router.post(
@@ -542,10 +548,10 @@ async def retry_notice(request: Request, caller: MayAdmin, id: str) -> Response:
         problems=NOTICE_PROBLEMS,
     ),
 )
-async def discard_notice(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
+async def discard_notice(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await _read(request, schemas.Reason)).reason
     house = house_of(request)
-    return _noticed(id, await house.notices.discard(_notice_id(id), caller.tenant, caller.name, reason))
+    return _noticed(id, await house.notices.discard(_notice_id(id), caller, reason))
 
 
 def _notice_id(id: str) -> str:  # noqa: A002
@@ -581,13 +587,13 @@ def _no_notice(id: str) -> Problem:  # noqa: A002
         ),
     ),
 )
-async def audit(request: Request, caller: MayAdmin) -> Response:
+async def audit(request: Request, caller: MayLook) -> Response:
     query = Query(request, ("saga_id", *PAGING))
     limit, before = query.limit(), query.one("cursor", whole)
     of_saga = query.one("saga_id", _uuid)
     query.check()
     found, number = await house_of(request).letters.audit_trail(
-        caller.tenant, limit=limit, before=before, saga_id=of_saga
+        caller.sees, limit=limit, before=before, saga_id=of_saga
     )
     cursor = None if number is None else str(number)
     return page_response(query, [{**line, "at": rfc3339(line["at"])} for line in found], cursor)

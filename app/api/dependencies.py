@@ -4,22 +4,19 @@ import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from app import access
+from app.access import Caller, Right
 from app.api import strict_json
 from app.errors import Problem
 from app.house import House
-from app.saga.messages import Actor
 from app.settings import Settings
 from app.store.sagas import Saga
-
-Scope: TypeAlias = Literal["start", "read", "define", "admin"]
-SCOPES: Final[tuple[Scope, ...]] = ("start", "read", "define", "admin")
 
 ENVELOPE_BYTES: Final = 65_536
 """What a body may have beside the payload that it carries."""
@@ -37,21 +34,6 @@ def house_of(request: Request) -> House:
 # --- who asks ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose key it is. `admin` includes the other scopes."""
-
-    name: str
-    scopes: frozenset[Scope]
-    tenant: str
-
-    def may(self, scope: Scope) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
-
-    def actor(self, reason: str | None = None) -> Actor:
-        return Actor(self.name, reason)
-
-
 class Keys:
     """Who stands behind a key. Keys are compared by their digests, in constant time."""
 
@@ -66,20 +48,19 @@ class Keys:
         """Whether there is no key at all that could open anything."""
         return self._bootstrap is None
 
-    async def find(self, key: str) -> Caller | None:
+    async def find(self, key: str, address: str | None) -> Caller | None:
         if self._bootstrap is not None and hmac.compare_digest(_digest(key), self._bootstrap):
-            return _BOOTSTRAP
+            return access.of_key("bootstrap", access.SCOPES, access.NO_TENANT, address)
         return None
-
-
-_BOOTSTRAP: Final = Caller("key:bootstrap", frozenset(SCOPES), "")
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _allow(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
+def needs(right: Right) -> Callable[[Request], Awaitable[Caller]]:
+    """The dependency of a route that asks for this right."""
+
     async def authenticate(request: Request) -> Caller:
         keys: Keys = request.app.state.keys
         kind, _, key = request.headers.get("authorization", "").partition(" ")
@@ -91,25 +72,32 @@ def _allow(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
                 else "Send your API key as `Authorization: Bearer KEY`."
             )
             raise _unauthorized(f"This needs an API key. {advice}")
-        caller = await keys.find(key)
+        caller = await keys.find(key, address_of(request))
         if caller is None:
             advice = " None is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again." if keys.missing else ""
             raise _unauthorized(f"The API key is not known.{advice}", ' error="invalid_token"')
-        if not caller.may(scope):
+        if not caller.may(right):
+            scope = access.scope_for(right)
             raise Problem(403, "scope-missing", f"This needs a key with the scope `{scope}`.", scope=scope)
         return caller
 
     return authenticate
 
 
+def address_of(request: Request) -> str | None:
+    return None if request.client is None else request.client.host
+
+
 def _unauthorized(detail: str, more: str = "") -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": f'Bearer realm="saga"{more}'})
 
 
-MayStart: TypeAlias = Annotated[Caller, Depends(_allow("start"))]
-MayRead: TypeAlias = Annotated[Caller, Depends(_allow("read"))]
-MayDefine: TypeAlias = Annotated[Caller, Depends(_allow("define"))]
-MayAdmin: TypeAlias = Annotated[Caller, Depends(_allow("admin"))]
+MayStart: TypeAlias = Annotated[Caller, Depends(needs(Right.START))]
+MayRead: TypeAlias = Annotated[Caller, Depends(needs(Right.READ))]
+MayDefine: TypeAlias = Annotated[Caller, Depends(needs(Right.DEFINE))]
+MayLook: TypeAlias = Annotated[Caller, Depends(needs(Right.LOOK))]
+MayOperate: TypeAlias = Annotated[Caller, Depends(needs(Right.OPERATE))]
+MayAdminister: TypeAlias = Annotated[Caller, Depends(needs(Right.ADMINISTER))]
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 
-from app.api.dependencies import Caller
+from app.access import Caller
 from app.api.schemas import BulkFilter
 from app.errors import Problem
 from app.instants import parse_instant
@@ -97,7 +97,7 @@ def saga_filter(query: Query, caller: Caller) -> Filter:
     if any(labels[key] != value for key, value in given):
         query.fault("label", "asks for two values of one label")
     return Filter(
-        tenant=caller.tenant,
+        tenant=caller.sees,
         states=query.many("state", state, commas=True),
         saga=query.one("saga", str),
         labels=labels or None,
@@ -108,7 +108,7 @@ def saga_filter(query: Query, caller: Caller) -> Filter:
     )
 
 
-def body_filter(given: BulkFilter, tenant: str) -> Filter:
+def body_filter(given: BulkFilter, tenant: str | None) -> Filter:
     """The same as a part of a body; Problem 422 `body-invalid`."""
     faults = []
     states, labels = given.state or [], given.label or {}

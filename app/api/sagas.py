@@ -119,7 +119,7 @@ async def submit(request: Request, caller: MayStart) -> Response:
     ),
 )
 async def show(request: Request, caller: MayRead, id: str) -> Response:  # noqa: A002 - the path's word
-    saga = await house_of(request).engine.load(saga_id(id), caller.tenant)
+    saga = await house_of(request).engine.load(saga_id(id), caller.sees)
     if not saga.state.at_rest and (seconds := preferred_wait(request.headers.getlist("prefer"))):
         waiting: Waiting = request.app.state.waiting
         saga = await waiting.until_rest(saga, seconds)
@@ -142,7 +142,7 @@ async def show(request: Request, caller: MayRead, id: str) -> Response:  # noqa:
     ),
 )
 async def diagram(request: Request, caller: MayRead, id: str) -> Response:  # noqa: A002
-    saga = await house_of(request).engine.load(saga_id(id), caller.tenant)
+    saga = await house_of(request).engine.load(saga_id(id), caller.sees)
     return await diagrams.diagram_response(request, saga.definition, saga.state)
 
 
@@ -201,7 +201,8 @@ async def cancel(request: Request, caller: MayStart, id: str) -> Response:  # no
         lambda at, _: Cancel(at, caller.actor(wanted.reason)),
         action="cancel",
         actor=caller.actor(wanted.reason),
-        tenant=caller.tenant,
+        tenant=caller.sees,
+        address=caller.address,
         if_match=if_match(request),
     )
     return saga_response(saga, 202)
@@ -230,14 +231,14 @@ async def history(request: Request, caller: MayRead, id: str) -> Response:  # no
     after, limit = query.one("after", count, 0), query.limit(EVENTS, EVENTS)
     query.check()
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await _stream(request, caller.tenant, saga_id(id), after)
-    events = await _events(house_of(request), caller.tenant, saga_id(id), after, limit + 1)
+        return await _stream(request, caller.sees, saga_id(id), after)
+    events = await _events(house_of(request), caller.sees, saga_id(id), after, limit + 1)
     more = len(events) > limit
     page = {"items": events[:limit], "next_cursor": events[limit - 1]["seq"] if more else None}
     return json_response(page, headers=query.next_link(page["next_cursor"], "after") if more else None)
 
 
-async def _events(house: House, tenant: str, saga: str, after: int, limit: int) -> list[dict[str, Any]]:
+async def _events(house: House, tenant: str | None, saga: str, after: int, limit: int) -> list[dict[str, Any]]:
     rows = await house.listing.history(saga, tenant, after=after, limit=limit)
     if rows is None:
         raise Problem(404, "saga-not-found", f"There is no saga {saga}.")
@@ -252,7 +253,7 @@ def _event(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**event, "data": event_data(row["data"])}
 
 
-async def _stream(request: Request, tenant: str, saga: str, after: int) -> Response:
+async def _stream(request: Request, tenant: str | None, saga: str, after: int) -> Response:
     house, waiting = house_of(request), request.app.state.waiting
     known = request.headers.get("last-event-id", "")
     if re.fullmatch(r"\d{1,9}", known, re.ASCII):

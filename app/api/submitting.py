@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from app import notices
-from app.api.dependencies import Caller, too_large
+from app.access import Caller
+from app.api.dependencies import too_large
 from app.api.schemas import SagaRequest
 from app.api.strict_json import canonical, dumps
 from app.engine import Submission

@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
+from app.access import NO_TENANT
 from app.store.database import Connection, Database
-from app.store.tables import NO_TENANT
 
 TOPIC: Final = "event"
 """Of the outbox. Its payload is the text of a CloudEvent, as it goes to the stream."""

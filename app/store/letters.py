@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import Select, Table, func, insert, select, text, tuple_, update
+from sqlalchemy import Select, Table, func, select, text, tuple_, update
 
+from app.store.audit import AuditEntry, record
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
-from app.store.sagas import AuditEntry
 from app.store.tables import audit as audit_table
 from app.store.tables import dead_letter as table
+from app.store.tables import of_tenant
 
 OPEN: Final = "open"
 STATUSES: Final = (OPEN, "retried", "resolved", "discarded", "noted")
@@ -27,7 +28,7 @@ class Letters:
 
     async def page(
         self,
-        tenant: str,
+        tenant: str | None,
         *,
         limit: int,
         after: Place | None = None,
@@ -35,7 +36,7 @@ class Letters:
         saga_id: str | None = None,
     ) -> tuple[list[dict[str, Any]], Place | None]:
         """{id, saga_id, saga, step, operation, attempts, error, status, created_at}, newest first."""
-        statement = select(table).where(table.c.tenant == tenant)
+        statement = select(table).where(of_tenant(table, tenant))
         if statuses:
             statement = statement.where(table.c.status.in_(statuses))
         if saga_id is not None:
@@ -50,14 +51,14 @@ class Letters:
         more = len(rows) > limit
         return found, Place(found[-1]["created_at"], UUID(found[-1]["id"])) if more else None
 
-    async def get(self, letter_id: str, tenant: str) -> dict[str, Any] | None:
-        statement = select(table).where(table.c.id == letter_id, table.c.tenant == tenant)
+    async def get(self, letter_id: str, tenant: str | None) -> dict[str, Any] | None:
+        statement = select(table).where(table.c.id == letter_id, of_tenant(table, tenant))
         async with self._database.connect() as connection:
             row = (await connection.execute(statement)).mappings().first()
         return None if row is None else _letter(row)
 
     async def close(
-        self, letter_id: str, tenant: str, status: Literal["discarded", "retried"], entry: AuditEntry
+        self, letter_id: str, tenant: str | None, status: Literal["discarded", "retried"], entry: AuditEntry
     ) -> bool:
         """Closes an open letter, with a line in the audit trail; False where it is not open.
 
@@ -65,9 +66,9 @@ class Letters:
         """
         statement = (
             update(table)
-            .where(table.c.id == letter_id, table.c.tenant == tenant, table.c.status == OPEN)
+            .where(table.c.id == letter_id, of_tenant(table, tenant), table.c.status == OPEN)
             .values(status=status, closed_at=func.clock_timestamp())
-            .returning(table.c.saga_id, table.c.service)
+            .returning(table.c.tenant, table.c.saga_id, table.c.service)
         )
         async with self._database.begin() as connection:
             closed = (await connection.execute(statement)).one_or_none()
@@ -75,24 +76,15 @@ class Letters:
                 return False
             if status == "retried" and closed.service is not None:
                 await connection.execute(_DELIVER_AGAIN, {"id": letter_id})
-            line = {
-                "tenant": tenant,
-                "actor": entry.actor,
-                "action": entry.action,
-                "saga_id": closed.saga_id,
-                "reason": entry.reason,
-                "before": entry.before,
-                "after": entry.after,
-            }
-            await connection.execute(insert(audit_table).values(**line))
+            await record(connection, closed.tenant, entry, closed.saga_id)
         return True
 
     async def audit_trail(
-        self, tenant: str, *, limit: int, before: int | None = None, saga_id: str | None = None
+        self, tenant: str | None, *, limit: int, before: int | None = None, saga_id: str | None = None
     ) -> tuple[list[dict[str, Any]], int | None]:
         """{at, actor, action, saga_id, reason, before, after}, newest first, and the number to go on before."""
         columns = audit_table.c
-        statement: Select[Any] = select(audit_table).where(columns.tenant == tenant)
+        statement: Select[Any] = select(audit_table).where(of_tenant(audit_table, tenant))
         if before is not None:
             statement = statement.where(columns.id < before)
         if saga_id is not None:
@@ -101,7 +93,7 @@ class Letters:
             result = await connection.execute(statement.order_by(columns.id.desc()).limit(limit + 1))
             rows = [dict(row) for row in result.mappings()]
         number = rows[limit - 1]["id"] if len(rows) > limit else None
-        return [_plain(row, audit_table, but=("id", "tenant")) for row in rows[:limit]], number
+        return [_plain(row, audit_table, but=("id", "tenant", "subject", "address")) for row in rows[:limit]], number
 
 
 def _letter(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -13,15 +13,16 @@ from app.saga.state import FORMAT, Micros
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
 from app.store.sagas import Saga, Sagas
+from app.store.tables import of_tenant, saga_event, saga_payload
 from app.store.tables import saga as table
-from app.store.tables import saga_event, saga_payload
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Every condition that is set has to hold."""
 
-    tenant: str
+    tenant: str | None
+    """None: every tenant."""
     states: Sequence[str] = ()
     saga: str | None = None
     labels: Mapping[str, str] | None = None
@@ -31,7 +32,7 @@ class Filter:
     attention: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        found: list[ColumnElement[bool]] = [table.c.tenant == self.tenant]
+        found: list[ColumnElement[bool]] = [of_tenant(table, self.tenant)]
         if self.states:
             found.append(table.c.state.in_(self.states))
         if self.saga is not None:
@@ -109,13 +110,13 @@ class Listing:
             return set((await connection.execute(statement)).scalars())
 
     async def history(
-        self, saga_id: str, tenant: str, *, after: int = 0, limit: int = 1000
+        self, saga_id: str, tenant: str | None, *, after: int = 0, limit: int = 1000
     ) -> list[dict[str, Any]] | None:
         """Lines {seq, type, at, step, operation, attempt, data} with their times in microseconds, oldest first.
 
         None where the tenant has no such saga.
         """
-        exists = select(table.c.id).where(table.c.id == saga_id, table.c.tenant == tenant)
+        exists = select(table.c.id).where(table.c.id == saga_id, of_tenant(table, tenant))
         statement = (
             select(saga_event)
             .where(saga_event.c.saga_id == saga_id, saga_event.c.seq > after)

@@ -13,12 +13,14 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Delete, Update, case, delete, func, insert, null, select, tuple_, update
+from sqlalchemy import Delete, Update, case, delete, func, null, select, tuple_, update
 
+from app.access import Caller
+from app.store.audit import AuditEntry, record
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
-from app.store.tables import audit as audit_table
 from app.store.tables import notice as table
+from app.store.tables import of_tenant
 
 LEASE: Final = timedelta(seconds=30)
 
@@ -123,10 +125,10 @@ class Notices:
     # --- for people ---
 
     async def page(
-        self, tenant: str, *, limit: int, after: Place | None = None, statuses: Sequence[str] = ()
+        self, tenant: str | None, *, limit: int, after: Place | None = None, statuses: Sequence[str] = ()
     ) -> tuple[list[dict[str, Any]], Place | None]:
         """{id, saga_id, type, url, attempts, last_error, next_attempt_at, created_at, status}, newest first."""
-        statement = select(*_COLUMNS).where(table.c.tenant == tenant, table.c.service.is_(None))
+        statement = select(*_COLUMNS).where(of_tenant(table, tenant), table.c.service.is_(None))
         if statuses:
             statement = statement.where(STATUS.in_(statuses))
         if after is not None:
@@ -138,43 +140,39 @@ class Notices:
         more = len(rows) > limit
         return found, Place(found[-1]["created_at"], UUID(found[-1]["id"])) if more else None
 
-    async def send_again(self, notice_id: str, tenant: str, actor: str, reason: str | None) -> dict[str, Any] | None:
+    async def send_again(self, notice_id: str, caller: Caller, reason: str | None) -> dict[str, Any] | None:
         """Makes it due as if it had never been tried; the notice as it is then, or None where there is none."""
         anew = {"attempts": 0, "since": func.now(), "due_at": func.now(), "last_error": null()}
-        return await self._act(update(table).values(anew), WAITING, notice_id, tenant, actor, "retry-notice", reason)
+        return await self._act(update(table).values(anew), WAITING, notice_id, caller, "retry-notice", reason)
 
-    async def discard(self, notice_id: str, tenant: str, actor: str, reason: str) -> dict[str, Any] | None:
+    async def discard(self, notice_id: str, caller: Caller, reason: str) -> dict[str, Any] | None:
         """Takes it away untold; the notice as it was, or None where there is none."""
-        return await self._act(delete(table), "discarded", notice_id, tenant, actor, "discard-notice", reason)
+        return await self._act(delete(table), "discarded", notice_id, caller, "discard-notice", reason)
 
     async def _act(
         self,
         act: Update | Delete,
         status: str,
         notice_id: str,
-        tenant: str,
-        actor: str,
+        caller: Caller,
         action: str,
         reason: str | None,
     ) -> dict[str, Any] | None:
         """With a line in the audit trail of its saga."""
-        this = (table.c.id == notice_id, table.c.tenant == tenant, table.c.service.is_(None))
+        this = (table.c.id == notice_id, of_tenant(table, caller.sees), table.c.service.is_(None))
         async with self._database.begin() as connection:
-            found = (await connection.execute(select(*_COLUMNS).where(*this).with_for_update())).mappings().first()
+            found = (
+                (await connection.execute(select(table.c.tenant, *_COLUMNS).where(*this).with_for_update()))
+                .mappings()
+                .first()
+            )
             if found is None:
                 return None
             acted = (await connection.execute(act.where(*this).returning(*_COLUMNS))).mappings().one()
             about = {"notice": notice_id, "type": found["type"]}
-            line = {
-                "tenant": tenant,
-                "actor": actor,
-                "action": action,
-                "saga_id": found["saga_id"],
-                "reason": reason,
-                "before": {**about, "status": found["status"], "last_error": found["last_error"]},
-                "after": {**about, "status": status},
-            }
-            await connection.execute(insert(audit_table).values(**line))
+            before = {**about, "status": found["status"], "last_error": found["last_error"]}
+            entry = AuditEntry(caller.name, action, reason, before, {**about, "status": status}, caller.address)
+            await record(connection, found["tenant"], entry, found["saga_id"])
         return _plain(acted)
 
 

@@ -21,6 +21,7 @@ from app.saga import rules
 from app.saga.definition import Definition
 from app.saga.messages import ClosedLetter, DeadLetter, Record
 from app.saga.state import FORMAT, Micros, State, pack, unpack
+from app.store.audit import AuditEntry, record_at
 from app.store.coalesce import Coalescer
 from app.store.database import Connection, Database, to_micros, to_moment
 from app.store.definitions import Definitions
@@ -91,7 +92,7 @@ class NewSaga:
     traceparent: str | None = None
     notify_url: str | None = None
     restarted_from: str | None = None
-    audit: "AuditEntry | None" = None
+    audit: AuditEntry | None = None
     """Of an operator's restart; it stands with the saga that was restarted."""
 
     @property
@@ -116,15 +117,6 @@ class NewSaga:
             read_at=at,
             asked_at=time.monotonic(),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    actor: str
-    action: str
-    reason: str | None
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +256,6 @@ _TELL: Final = "INSERT INTO notice (tenant, saga_id, type, url, body, created_at
 _PUBLISH: Final = """
     INSERT INTO outbox (topic, payload)
     SELECT 'event', to_jsonb(e.event) FROM unnest($1::text[]) WITH ORDINALITY AS e(event, number) ORDER BY number"""
-_AUDIT: Final = """
-    INSERT INTO audit (at, tenant, actor, action, saga_id, reason, before, after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
 
 
 def _json(value: Any) -> str:
@@ -435,7 +424,7 @@ class Sagas:
                 for saga in audited:
                     if saga.id in moved and saga.audit is not None:
                         at = to_moment(saga.state.created_at)
-                        await _write_audit(connection, at, saga.tenant, saga.restarted_from, saga.audit)
+                        await record_at(connection, at, saga.tenant, saga.restarted_from, saga.audit)
         return [saga.id in moved for saga in asked]
 
     async def _write_batch(self, connection: Connection, asked: Sequence[Write]) -> list[bool]:
@@ -528,14 +517,7 @@ async def _write_extras(connection: Connection, write: Write) -> None:
     if write.events:
         await connection.execute(_PUBLISH, write.events)
     if write.audit is not None:
-        await _write_audit(connection, at, saga.tenant, saga.id, write.audit)
-
-
-async def _write_audit(
-    connection: Connection, at: datetime, tenant: str, saga_id: str | None, audit: AuditEntry
-) -> None:
-    before, after = _json(audit.before), _json(audit.after)
-    await connection.execute(_AUDIT, at, tenant, audit.actor, audit.action, saga_id, audit.reason, before, after)
+        await record_at(connection, at, saga.tenant, saga.id, write.audit)
 
 
 def new_id(at: Micros) -> str:

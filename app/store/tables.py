@@ -16,6 +16,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     ForeignKeyConstraint,
     Identity,
@@ -28,8 +29,11 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from app.access import NO_TENANT
 
 metadata = MetaData(
     naming_convention={
@@ -44,7 +48,12 @@ metadata = MetaData(
 Moment: Final = DateTime(timezone=True)
 REST: Final = "state IN ('COMPLETED', 'FAILED', 'COMPENSATION_FAILED', 'ABANDONED')"
 FINAL: Final = "state IN ('COMPLETED', 'FAILED', 'ABANDONED')"
-NO_TENANT: Final = ""
+
+
+def of_tenant(table: Table, tenant: str | None) -> ColumnElement[bool]:
+    """A condition; None: of every tenant."""
+    return true() if tenant is None else table.c.tenant == tenant
+
 
 definition = Table(
     "definition",
@@ -109,6 +118,7 @@ saga = Table(
     Index("ix_saga_place", "definition", "place", "waits_since", "id", postgresql_where=text("place IS NOT NULL")),
     Index("ix_saga_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("ix_saga_tenant_created_at", "tenant", text("created_at DESC"), text("id DESC")),
+    Index("ix_saga_created_at", text("created_at DESC"), text("id DESC")),
     Index("ix_saga_state_created_at", "state", text("created_at DESC"), text("id DESC")),
     Index("ix_saga_definition_created_at", "definition", text("created_at DESC"), text("id DESC")),
     Index("ix_saga_attention", text("created_at DESC"), text("id DESC"), postgresql_where=text("attention")),
@@ -234,8 +244,76 @@ audit = Table(
     Column("actor", String, nullable=False),
     Column("action", String, nullable=False),
     Column("saga_id", UUID),
+    # what else it was done to: `definition/NAME`, `service/NAME`, `key/ID`, `user/NAME`
+    Column("subject", String),
     Column("reason", String),
     Column("before", JSONB),
     Column("after", JSONB),
+    # from where: the address of the request
+    Column("address", String),
     Index("ix_audit_saga_id", "saga_id"),
+    Index("ix_audit_tenant_id", "tenant", text("id DESC")),
+)
+
+# Of a key and of a session only a SHA-256 is kept: both are random secrets, so a slow hash would add nothing.
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("scopes", JSONB, nullable=False),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    # what it is for, in its owner's words
+    Column("note", String),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+    Column("created_by", String, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("last_used_at", Moment),
+    # the key that this one was made in place of
+    Column("replaces", String),
+    Index("ix_api_key_created_at", text("created_at DESC"), text("id DESC")),
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("role", String, nullable=False),
+    # null: the house's own, who look at every tenant
+    Column("tenant", String),
+    # argon2id; null for those who log in by OpenID Connect alone
+    Column("password_hash", String),
+    # `issuer subject` of OpenID Connect
+    Column("oidc_subject", String, unique=True),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+    Column("created_by", String, nullable=False),
+    Column("disabled_at", Moment),
+    Column("last_login_at", Moment),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="known_role"),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+    Column("seen_at", Moment, nullable=False, server_default=text("now()")),
+    Column("expires_at", Moment, nullable=False),
+    Column("address", String),
+    Column("user_agent", String),
+    ForeignKeyConstraint(["account"], ["account.name"], ondelete="CASCADE"),
+    Index("ix_session_account", "account"),
+    Index("ix_session_expires_at", "expires_at"),
+)
+
+# Who has failed to log in, by what was tried (`account/NAME`) and from where (`address/IP`).
+login_failure = Table(
+    "login_failure",
+    metadata,
+    Column("subject", String, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_at", Moment, nullable=False, server_default=text("now()")),
+    Index("ix_login_failure_last_at", "last_at"),
 )

@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from app.access import SCOPES, of_key
 from app.settings import Settings
 from tests.api.conftest import World
 from tests.participant import closed_port
@@ -204,7 +205,8 @@ class TestWhatIsDone:
         connection = await asyncpg.connect(settings.database_url)
         await connection.execute("UPDATE notice SET tenant = 'other'")
         await connection.close()
-        assert await notices(orders) == []
-        for action in ("retry", "discard"):
-            answer = await orders.api.post(f"/admin/api/notices/{notice['id']}/{action}", {"reason": "a test"})
-            assert answer.status == 404
+        theirs, ours = of_key("theirs", SCOPES, "other"), of_key("ours", SCOPES, "mine")
+        assert [len((await orders.worker.notices.page(who.sees, limit=9))[0]) for who in (theirs, ours)] == [1, 0]
+        assert await orders.worker.notices.send_again(notice["id"], ours, "a test") is None
+        assert await orders.worker.notices.discard(notice["id"], ours, "a test") is None
+        assert await orders.worker.notices.discard(notice["id"], theirs, "a test") is not None

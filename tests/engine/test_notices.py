@@ -16,6 +16,7 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from app import broker, relay
+from app.access import SCOPES, of_key
 from app.house import House
 from app.relay import Courier
 from app.saga.backoff import delay_seconds
@@ -232,7 +233,10 @@ class TestRepetition:
         assert f"(saga.completed of saga {saga.id}) is given up: the receiver answered 503" in caplog.text
         courier.wake()
         (notice,) = await untold(workshop)
-        assert await workshop.house.notices.send_again(str(notice["id"]), "", "operator", "it is back") is not None
+        assert (
+            await workshop.house.notices.send_again(str(notice["id"]), of_key("operator", SCOPES, ""), "it is back")
+            is not None
+        )
         await wake_until(courier, lambda: _told(receiver, 2))
         await until_none_is_left(workshop)
 

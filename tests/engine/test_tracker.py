@@ -16,9 +16,9 @@ from app.saga.messages import Resolve
 from app.saga.service import Service
 from app.saga.state import CallState, SagaState
 from app.settings import Settings
+from app.store.audit import AuditEntry
 from app.store.database import Database, Lane
 from app.store.letters import OPEN
-from app.store.sagas import AuditEntry
 from saga_participant.events import FIELD, STREAM, Event
 from tests.receiver import Receiver
 from tests.waiting import until

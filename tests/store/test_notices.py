@@ -3,8 +3,11 @@
 import asyncpg
 import pytest
 
+from app.access import SCOPES, of_key
 from app.house import House
 from app.store.notices import Notice, Notices
+
+OPERATOR = of_key("operator", SCOPES, "")
 
 
 @pytest.fixture
@@ -74,6 +77,6 @@ async def test_a_failure_puts_off_and_after_long_enough_gives_up(house: House, n
 async def test_the_failure_of_an_attempt_says_nothing_of_a_later_one(house: House, notices: Notices) -> None:
     await made(house, "a")
     (notice,) = await lease(notices)
-    await notices.send_again(notice.id, "", "operator", None)
+    await notices.send_again(notice.id, OPERATOR, None)
     assert not await notices.failed(notice, "too late", 60, keep_seconds=0.001)
     assert (await only(notices))["status"] == "waiting"
