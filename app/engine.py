@@ -162,9 +162,7 @@ class Engine:
         while True:
             saga = await self.load(saga_id, tenant)
             if if_match is not None and not if_match(saga):
-                raise Problem(
-                    412, "saga-has-moved", f"Saga {saga_id} has moved on since you looked at it; nothing was done."
-                )
+                raise has_moved(saga)
             transition = self.step(saga, message(saga.read_at, saga))
             if (refusal := transition.refusal) is not None:
                 raise not_allowed(saga, refusal)
@@ -404,6 +402,10 @@ def reason_of(event: Event) -> str | None:
     data = event.data if isinstance(event.data, dict) else {}
     said = next((data[name] for name in ("reason", "message", "error") if isinstance(data.get(name), str)), None)
     return None if said is None else readable(said)
+
+
+def has_moved(saga: Saga) -> Problem:
+    return Problem(412, "saga-has-moved", f"Saga {saga.id} has moved on since you looked at it; nothing was done.")
 
 
 def not_allowed(saga: Saga, refusal: Refusal) -> Problem:

@@ -29,6 +29,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.extra = extra
 
 
+def too_large(limit: int, what: str = "The body") -> Problem:
+    detail = f"{what} is larger than {limit:,} bytes. Keep large things elsewhere and send a reference."
+    return Problem(413, "body-too-large", detail, limit=limit)
+
+
 class DatabaseUnavailable(Exception):  # noqa: N818 - a condition, not a mistake
     """PostgreSQL could not be asked, or did not say whether it has committed."""
 

@@ -15,7 +15,19 @@ from typing import Final
 import asyncpg
 from fastapi import FastAPI
 
-from app.api import admin, callbacks, definitions, events, operations, problems, sagas, services
+from app.api import (
+    audit,
+    callbacks,
+    definitions,
+    events,
+    letters,
+    notices,
+    operations,
+    problems,
+    repair,
+    sagas,
+    services,
+)
 from app.api.dependencies import Keys
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
@@ -33,7 +45,10 @@ ROUTERS: Final = (
     events.router,
     definitions.router,
     services.router,
-    admin.router,
+    repair.router,
+    letters.router,
+    notices.router,
+    audit.router,
     operations.router,
 )
 AGAIN_SECONDS: Final = 1.0

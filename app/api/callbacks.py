@@ -10,14 +10,14 @@ from app.api import schemas
 from app.api.dependencies import checked, house_of, read_json
 from app.api.openapi import describe
 from app.api.sagas import json_response
-from app.api.strict_json import dumps
-from app.api.submitting import payload
 from app.callbacks import AttemptName, read_token
 from app.errors import Problem
 from app.participants.contract import readable
 from app.saga.messages import Outcome, OutcomeKind
 from app.saga.state import CallState
 from app.store.sagas import Saga
+from app.strict_json import dumps
+from app.submitting import payload
 
 AGREES: Final = {
     OutcomeKind.SUCCEEDED: {CallState.SUCCEEDED, CallState.COMPENSATED},

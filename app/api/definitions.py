@@ -12,7 +12,6 @@ from app.api.dependencies import MayDefine, MayRead, house_of, read_body
 from app.api.filters import Query, whole
 from app.api.openapi import describe, parameter
 from app.api.sagas import json_response
-from app.api.submitting import find_definition
 from app.errors import Problem
 from app.instants import rfc3339
 from app.registration import check_definition
@@ -21,6 +20,7 @@ from app.saga.fields import Fault, shown
 from app.saga.plan import plan
 from app.saga.yaml12 import YamlInvalid, load_yaml
 from app.store.database import to_micros
+from app.submitting import find_definition
 
 MAX_BYTES: Final = 1_000_000
 BODY_TYPES: Final = ("application/yaml", "application/json")

@@ -10,11 +10,11 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from app import access
+from app import access, strict_json
 from app.access import Caller, Right
-from app.api import strict_json
-from app.errors import Problem
+from app.errors import Problem, too_large
 from app.house import House
+from app.saga.fields import shown
 from app.settings import Settings
 from app.store.sagas import Saga
 
@@ -110,6 +110,13 @@ def saga_id(text: str) -> str:
     return text.lower()
 
 
+def uuid(text: str) -> str:
+    """ValueError where it is none."""
+    if not _UUID.fullmatch(text):
+        raise ValueError(f"must be a UUID, not {shown(text)}")
+    return text.lower()
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The body; Problem 413 as soon as it is known to be larger, whatever Content-Length says."""
     declared = request.headers.get("content-length", "")
@@ -121,11 +128,6 @@ async def read_body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise too_large(limit)
     return body
-
-
-def too_large(limit: int, what: str = "The body") -> Problem:
-    detail = f"{what} is larger than {limit:,} bytes. Keep large things elsewhere and send a reference."
-    return Problem(413, "body-too-large", detail, limit=limit)
 
 
 async def read_json(request: Request, *, empty: Any = None) -> Any:
@@ -146,6 +148,17 @@ def checked(model: type[Model], value: Any) -> Model:
     except ValidationError as error:
         faults = [(_path(fault), _message(fault)) for fault in error.errors()[:MAX_FAULTS]]
         raise Problem(422, "body-invalid", "The body is not as it should be: see `errors`.", errors=faults) from None
+
+
+async def read_reasoned(request: Request, model: type[Model]) -> Model:
+    """A body with a `reason`. Problem 422 `reason-missing` before any other fault of it."""
+    body = await read_json(request, empty={})
+    if isinstance(body, dict):
+        reason = body.get("reason")
+        if reason is None or (isinstance(reason, str) and not reason.strip()):
+            detail = "Say why you do this: `reason` stands in the audit trail."
+            raise Problem(422, "reason-missing", detail, errors=[("reason", "is missing")])
+    return checked(model, body)
 
 
 def _path(fault: ErrorDetails) -> str:

@@ -10,9 +10,9 @@ from app.api import schemas
 from app.api.dependencies import MayStart, checked, house_of, read_json
 from app.api.openapi import describe
 from app.api.sagas import json_response
-from app.api.strict_json import dumps
-from app.api.submitting import payload
 from app.errors import Problem
+from app.strict_json import dumps
+from app.submitting import payload
 
 MEDIA_TYPES: Final = ("application/cloudevents+json", "application/json")
 

@@ -24,15 +24,15 @@ from app.api.dependencies import (
 )
 from app.api.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
 from app.api.openapi import describe, parameter
-from app.api.submitting import digest, idempotency_key, make_submission, traceparent
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
 from app.errors import DatabaseUnavailable, Problem
 from app.house import House
 from app.instants import rfc3339
-from app.saga.messages import Cancel
+from app.operating import Operator
 from app.store.listing import Filter
 from app.store.sagas import Saga
+from app.submitting import digest, idempotency_key, make_submission, traceparent
 from app.views import event_data, saga_json, saga_view
 
 EVENTS: Final = 1000
@@ -196,15 +196,8 @@ async def list_response(house: House, query: Query, wanted: Filter) -> Response:
 )
 async def cancel(request: Request, caller: MayStart, id: str) -> Response:  # noqa: A002
     wanted = checked(schemas.CancelRequest, await read_json(request, empty={}))
-    saga = await house_of(request).engine.ask(
-        saga_id(id),
-        lambda at, _: Cancel(at, caller.actor(wanted.reason)),
-        action="cancel",
-        actor=caller.actor(wanted.reason),
-        tenant=caller.sees,
-        address=caller.address,
-        if_match=if_match(request),
-    )
+    operator = Operator(house_of(request), caller, if_match(request))
+    saga = await operator.cancel(saga_id(id), wanted.reason)
     return saga_response(saga, 202)
 
 

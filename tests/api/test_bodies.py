@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.api import strict_json
+from app import strict_json
 from app.errors import Problem
 from tests.api.conftest import World
 

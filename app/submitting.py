@@ -3,15 +3,12 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from app import notices
 from app.access import Caller
-from app.api.dependencies import too_large
-from app.api.schemas import SagaRequest
-from app.api.strict_json import canonical, dumps
 from app.engine import Submission
-from app.errors import Problem
+from app.errors import Problem, too_large
 from app.house import House
 from app.input_schema import InputSchemas
 from app.registration import address_fault
@@ -19,6 +16,7 @@ from app.saga.definition import Definition
 from app.saga.fields import shown
 from app.saga.jsonable import text_fault
 from app.saga.state import SECOND, Micros
+from app.strict_json import canonical, dumps
 
 KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 FIELDS: Final = ("saga", "input", "version", "labels", "timeout", "start_at", "notify_url")
@@ -27,6 +25,18 @@ PAST_SECONDS: Final = 86_400
 """A `start_at` that is older is a mistake, not a clock that goes wrong."""
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class SagaRequest(Protocol):
+    """A request for a saga, its fields checked one by one."""
+
+    saga: str
+    input: Any
+    version: int | None
+    labels: dict[str, str] | None
+    timeout: float | None
+    start_at: Micros | None
+    notify_url: str | None
 
 
 def idempotency_key(headers: list[str], body: Mapping[str, Any]) -> str:

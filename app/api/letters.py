@@ -1,0 +1,102 @@
+"""Dead letters: the manual intervention queue."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api import schemas
+from app.api.dependencies import MayLook, MayOperate, house_of, read_reasoned, uuid
+from app.api.filters import PAGING, Query
+from app.api.openapi import describe, parameter
+from app.api.sagas import json_response, page_response, saga_response
+from app.errors import Problem
+from app.instants import rfc3339
+from app.operating import Operator
+from app.saga.fields import shown
+from app.store.letters import STATUSES
+from app.store.sagas import Saga
+
+router = APIRouter(prefix="/admin/api", tags=["admin"])
+
+
+def _letter_status(text: str) -> str:
+    if text not in STATUSES:
+        raise ValueError(f"must be one of {', '.join(STATUSES)}, not {shown(text)}")
+    return text
+
+
+def _letter_view(letter: Mapping[str, Any]) -> dict[str, Any]:
+    return {**letter, "created_at": rfc3339(letter["created_at"])}
+
+
+@router.get(
+    "/dead-letters",
+    **describe(
+        "Operations that were given up, newest first",
+        answers={200: schemas.LetterPage},
+        problems=(422,),
+        parameters=(
+            parameter("status", "query", "`open` waits for a person. Several by commas, or repeated"),
+            parameter("saga_id", "query", "Of one saga"),
+            parameter("limit", "query", "Default 50; more than 200 is 200"),
+            parameter("cursor", "query", "`next_cursor` of the page before"),
+        ),
+    ),
+)
+async def letters(request: Request, caller: MayLook) -> Response:
+    query = Query(request, ("status", "saga_id", *PAGING))
+    statuses = query.many("status", _letter_status, commas=True)
+    of_saga, limit, place = query.one("saga_id", uuid), query.limit(), query.place()
+    query.check()
+    found, following = await house_of(request).letters.page(
+        caller.sees, limit=limit, after=place, statuses=statuses, saga_id=of_saga
+    )
+    cursor = None if following is None else following.cursor()
+    return page_response(query, [_letter_view(letter) for letter in found], cursor)
+
+
+PROBLEMS: Final = (400, 404, 409, 413, 422)
+
+
+@router.post(
+    "/dead-letters/{id}/retry",
+    **describe(
+        "Try the operation again",
+        "An event that could not be processed is processed again, one that could not be delivered is delivered again;"
+        " the answer then is the letter.",
+        body=schemas.Reason,
+        answers={200: schemas.SagaOrLetter},
+        problems=PROBLEMS,
+    ),
+)
+async def retry_letter(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
+    reason = (await read_reasoned(request, schemas.Reason)).reason
+    return _answer(await Operator(house_of(request), caller).retry_letter(_letter_id(id), reason))
+
+
+@router.post(
+    "/dead-letters/{id}/discard",
+    **describe(
+        "Close a letter, and leave its saga as it is",
+        "Of an event the answer is the letter.",
+        body=schemas.Reason,
+        answers={200: schemas.SagaOrLetter},
+        problems=PROBLEMS,
+    ),
+)
+async def discard_letter(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
+    reason = (await read_reasoned(request, schemas.Reason)).reason
+    return _answer(await Operator(house_of(request), caller).discard_letter(_letter_id(id), reason))
+
+
+def _letter_id(id: str) -> str:  # noqa: A002
+    try:
+        return uuid(id)
+    except ValueError:
+        raise Problem(404, "letter-not-found", f"There is no dead letter {shown(id)}.") from None
+
+
+def _answer(done: Saga | dict[str, Any]) -> Response:
+    return saga_response(done) if isinstance(done, Saga) else json_response(_letter_view(done))
