@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from app.input_schema import schema_faults
+from app.participants.addresses import literal_fault
 from app.saga.definition import Definition, DefinitionInvalid, parse_definition
 from app.saga.fields import Fault, Faults, Fields, of_type, or_nothing, shown, whole_number
 from app.saga.jsonable import text_fault
@@ -143,7 +144,7 @@ def address_fault(text: str) -> str | None:
         return wanted
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         return wanted
-    return None
+    return literal_fault(parts.hostname)
 
 
 def _headers(value: object) -> dict[str, str]:

@@ -19,6 +19,7 @@ from app import broker, notices, probes
 from app.bus import Bus
 from app.errors import DatabaseUnavailable
 from app.observability import log
+from app.participants import addresses
 from app.participants.contract import readable
 from app.participants.http import KEEPALIVE_SECONDS, RETRY, unconnected, webhook_headers
 from app.saga.backoff import delay_seconds
@@ -206,7 +207,7 @@ class Courier:
         if self._session is None:
             # Neither proxies nor .netrc of the environment: a notice goes to its address or nowhere.
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+                connector=addresses.Connector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
                 trust_env=False,

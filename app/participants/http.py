@@ -2,7 +2,7 @@
 
 `judge` is the table of section 4 of the contract. Only the status decides, never words in a body, but that a
 problem+json body may say whether it is `retriable`. Redirects are not followed, and proxies from the environment
-are not used: a call goes to the registered address or nowhere.
+are not used: a call goes to the registered address or nowhere, and never to a forbidden one (`addresses`).
 
 An attempt is sent by `Attempt.send_before` or not at all, however long its connection takes, and its timeout counts
 from then: so it is over within its lease.
@@ -20,10 +20,12 @@ from typing import Any, Final
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractResolver
 from standardwebhooks import Webhook
 from yarl import URL
 
 from app.observability import log
+from app.participants import addresses
 from app.participants.contract import HEAD_LENGTH, Attempt, not_sent, readable, too_late, unknown
 from app.saga.messages import Outcome, OutcomeKind
 from app.saga.service import Service
@@ -67,7 +69,7 @@ class _TooLate(Exception):  # noqa: N818 - a condition
 _sending: ContextVar[_Sending] = ContextVar("sending")
 
 
-class _Connector(aiohttp.TCPConnector):
+class _Connector(addresses.Connector):
     """Tells the attempt when it has a connection."""
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
@@ -80,10 +82,10 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
-def open_session() -> aiohttp.ClientSession:
-    """One per process and event loop."""
+def open_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
+    """One per process and event loop. `resolver`: another than the machine's own."""
     return aiohttp.ClientSession(
-        connector=_Connector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+        connector=_Connector(resolver=resolver, limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=True,
         trust_env=False,
@@ -212,6 +214,8 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
 
 
 def unconnected(error: Exception) -> str:
+    if (refused := addresses.refusal(error)) is not None:
+        return refused
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {error.host!r} is not known"
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno is not None:

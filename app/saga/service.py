@@ -11,8 +11,8 @@ class Service:
     name: str
     url: str | None = None
     python: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    secrets: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     """Each signs: several are for rotation."""
     max_in_flight: int | None = None
     subscribes: tuple[str, ...] = ()
