@@ -13,6 +13,9 @@ from app.broker import Publisher
 from app.bus import Bus
 from app.engine import Engine
 from app.participants.registry import Participants
+from app.people.logins import Logins
+from app.people.passwords import Passwords
+from app.people.users import Users
 from app.recent import Recent
 from app.relay import Courier, Relay
 from app.settings import Settings
@@ -51,6 +54,8 @@ class House:
     courier: Courier | None
     """Only in workers."""
     participants: Participants | None
+    logins: Logins
+    users: Users
 
 
 @contextlib.asynccontextmanager
@@ -65,6 +70,8 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     courier = Courier(notices, services, settings) if worker else None
     events, bus = Events(database), Bus(settings.redis_url)
     relay = Relay(Outbox(database), publisher, bus)
+    passwords = Passwords()
+    logins = Logins(database, settings, passwords)
     engine = Engine(sagas, definitions, database, publisher, settings, recent, relay.wake)
     attempts = None
     if participants is not None and recent is not None:
@@ -89,8 +96,11 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             Tracker(bus, engine, definitions, services, events, settings),
             courier,
             participants,
+            logins,
+            Users(database, passwords, logins),
         )
     finally:
+        passwords.close()
         if courier is not None:
             await courier.close()
         if participants is not None:

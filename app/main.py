@@ -15,10 +15,12 @@ from typing import Final
 import asyncpg
 from fastapi import FastAPI
 
-from app.api import admin, callbacks, definitions, events, operations, problems, sagas, services
+from app.api import admin, callbacks, definitions, events, operations, problems, sagas, services, users
 from app.api.dependencies import Keys
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
+from app.dashboard import access as dashboard_access
+from app.dashboard import login
 from app.errors import DatabaseUnavailable
 from app.house import House, open_house
 from app.input_schema import InputSchemas
@@ -34,8 +36,11 @@ ROUTERS: Final = (
     definitions.router,
     services.router,
     admin.router,
+    users.router,
     operations.router,
 )
+PAGES: Final = (login.router,)
+"""For people, not described in the OpenAPI document."""
 AGAIN_SECONDS: Final = 1.0
 
 
@@ -65,7 +70,8 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
-    for router in ROUTERS:
+    dashboard_access.install(app)
+    for router in (*ROUTERS, *PAGES):
         # Not `include_router`, which sends each request through one router more.
         app.router.routes.extend(router.routes)
     app.state.routers = ROUTERS

@@ -39,6 +39,14 @@ class Settings(BaseSettings):
     webhook_secret: Annotated[SecretStr | None, AfterValidator(_signing)] = None
     """Signs notices (Standard Webhooks). Several, with spaces between them, all sign: for rotation."""
     secret_key: SecretStr | None = None
+    session_for: float = Field(43_200, gt=0)
+    """A login ends after this long, whatever happens."""
+    session_idle: float = Field(3_600, gt=0)
+    """A login ends after this long without a request."""
+    login_attempts: int = Field(5, ge=1)
+    """So many logins of a user may fail before the next has to wait; from one address ten times as many."""
+    login_delay_max: float = Field(300, gt=0)
+    """The longest that a login has to wait after failed ones; from one address a tenth."""
     notify_hosts: str = "127.0.0.1,localhost,::1"
     notify_for: float = Field(259_200, gt=0)
     """A notice that nobody takes is given up after this long."""
