@@ -6,6 +6,7 @@ Open it inside the event loop that it belongs to, and after any fork.
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app import callbacks
 from app.attempts import Attempts
@@ -30,6 +31,9 @@ from app.store.sagas import Sagas
 from app.store.services import Services
 from app.sweep import Sweeper
 from app.tracker import Tracker
+
+if TYPE_CHECKING:
+    from app.people.oidc import Oidc
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class House:
     participants: Participants | None
     logins: Logins
     users: Users
+    oidc: "Oidc | None"
+    """Where an issuer is set."""
 
 
 @contextlib.asynccontextmanager
@@ -98,6 +104,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             participants,
             logins,
             Users(database, passwords, logins),
+            _oidc(settings),
         )
     finally:
         passwords.close()
@@ -111,3 +118,11 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
         await publisher.close()
         await services.close()
         await database.close()
+
+
+def _oidc(settings: Settings) -> "Oidc | None":
+    if settings.oidc_issuer is None:
+        return None
+    from app.people.oidc import Oidc  # noqa: PLC0415 - half a second to import, and only for those who use it
+
+    return Oidc(settings)

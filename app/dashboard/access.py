@@ -24,6 +24,7 @@ from app.people.logins import Visit
 LOGIN: Final = "/admin/login"
 LANDING: Final = "/admin/"
 FORM_BYTES: Final = 65_536
+"""What a form may have beside the payload that it carries."""
 FORM_FIELDS: Final = 1000
 
 _PAGE: Final = re.compile(r"/admin(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?")
@@ -98,7 +99,7 @@ Visiting: TypeAlias = Annotated[Visitor, Depends(visitor)]
 async def posted(request: Request, who: Visiting) -> Posted:
     """Problem 403 where another site may have sent it, 413, 415."""
     visits.refuse_other_sites(request, house_of(request).settings)
-    form = await read_form(request, house_of(request).settings.max_payload_bytes + FORM_BYTES)
+    form = await read_form(request, house_of(request).settings.max_payload_bytes * 2 + FORM_BYTES)
     visits.check_csrf(who.visit.token, form.get(visits.CSRF_FIELD, [request.headers.get(visits.CSRF_HEADER, "")])[0])
     return Posted(who, form)
 

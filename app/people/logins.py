@@ -70,6 +70,17 @@ class Proof:
     """In its place, where that is not of today."""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who has come, as an issuer of OpenID Connect tells it and the settings take it."""
+
+    subject: str
+    """Issuer and subject: the one thing that stays."""
+    name: str
+    role: Role
+    tenant: str | None
+
+
 def plain_name(text: str) -> str:
     """Names are written in small letters, however they are typed."""
     return text.strip().lower()
@@ -140,6 +151,38 @@ class Logins:
                 else:
                     await login_failures.forgive(connection, limit.subject)
         return Proof(usable, new_hash)
+
+    async def admit(self, identity: Identity, client: Client) -> str:
+        """The token of a new session of whom an issuer of OpenID Connect has named. Problem 403 `user-disabled`.
+
+        The account is made at the first login, and has the role and tenant that were told at the last.
+        """
+        async with self._database.begin() as connection:
+            account = await accounts.of_subject(connection, identity.subject)
+            if account is None:
+                account = await self._make(connection, identity, client)
+            elif (account.role, account.tenant) != (identity.role, identity.tenant):
+                before = account
+                account = await accounts.change(connection, before.name, role=identity.role, tenant=identity.tenant)
+                await record(connection, account.belongs_to, _by_issuer("change-user", client, before, account))
+            if account.disabled_at is not None:
+                raise Problem(403, "user-disabled", f"The user {account.name} is disabled. Ask who runs this house.")
+            return await self.open(connection, account.name, client)
+
+    async def _make(self, connection: AsyncConnection, identity: Identity, client: Client) -> Account:
+        """Under its own name if that is free: it never comes to an account that somebody else has."""
+        own = f"{identity.name}.{hashlib.sha256(identity.subject.encode()).hexdigest()[:12]}"
+        for name in (own,) if identity.name == ADMIN else (identity.name, own):
+            account = await accounts.add(
+                connection, name, identity.role, identity.tenant, created_by="oidc", oidc_subject=identity.subject
+            )
+            if account is not None:
+                await record(connection, account.belongs_to, _by_issuer("create-user", client, None, account))
+                return account
+        account = await accounts.of_subject(connection, identity.subject)  # two first logins at once
+        if account is None:
+            raise Problem(409, "user-exists", f"There is a user {own} already, who is somebody else.")
+        return account
 
     async def open(self, connection: AsyncConnection, name: str, client: Client) -> str:
         """Begins a session of an account, in a transaction of the login. Problem 401 where it is disabled."""
@@ -275,6 +318,11 @@ class Logins:
 
 def _entry(name: str, action: str, address: str | None, after: dict[str, int] | None = None) -> AuditEntry:
     return AuditEntry(f"user:{name}", action, None, None, after, address, f"user/{name}")
+
+
+def _by_issuer(action: str, client: Client, before: Account | None, after: Account) -> AuditEntry:
+    told, name = None if before is None else before.audited, after.name
+    return AuditEntry(f"user:{name}", action, "OpenID Connect", told, after.audited, client.address, f"user/{name}")
 
 
 def _wrong() -> Problem:

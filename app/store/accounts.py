@@ -71,7 +71,7 @@ async def add(
     password_hash: str | None = None,
     oidc_subject: str | None = None,
 ) -> Account | None:
-    """None where the name is taken."""
+    """None where the name or the subject is taken."""
     statement = (
         insert(table)
         .values(
@@ -82,7 +82,7 @@ async def add(
             password_hash=password_hash,
             oidc_subject=oidc_subject,
         )
-        .on_conflict_do_nothing(index_elements=[table.c.name])
+        .on_conflict_do_nothing()
         .returning(*_COLUMNS)
     )
     row = (await connection.execute(statement)).mappings().first()
