@@ -19,8 +19,8 @@ from app.api import admin, callbacks, definitions, events, operations, problems,
 from app.api.dependencies import Keys
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
-from app.dashboard import access as dashboard_access
-from app.dashboard import login
+from app.dashboard import PAGES
+from app.dashboard.access import send_to_the_login
 from app.errors import DatabaseUnavailable
 from app.house import House, open_house
 from app.input_schema import InputSchemas
@@ -39,8 +39,6 @@ ROUTERS: Final = (
     users.router,
     operations.router,
 )
-PAGES: Final = (login.router,)
-"""For people, not described in the OpenAPI document."""
 AGAIN_SECONDS: Final = 1.0
 
 
@@ -70,7 +68,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
-    dashboard_access.install(app)
+    send_to_the_login(app)
     for router in (*ROUTERS, *PAGES):
         # Not `include_router`, which sends each request through one router more.
         app.router.routes.extend(router.routes)

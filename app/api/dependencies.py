@@ -76,7 +76,8 @@ async def _caller(request: Request, *, again: bool = False) -> Caller:
     if "authorization" in request.headers:
         return await _caller_by_key(request)
     house = house_of(request)
-    visit = await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=not again)
+    seen = not again and "text/event-stream" not in request.headers.get("accept", "")  # streams open by themselves
+    visit = await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=seen)
     if visit is None:
         return await _caller_by_key(request)
     if request.method not in visits.SAFE:

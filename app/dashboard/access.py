@@ -63,7 +63,8 @@ class Posted:
         return self.form.get(name, [""])[0]
 
 
-def install(app: FastAPI) -> None:
+def send_to_the_login(app: FastAPI) -> None:
+    """What `LoginNeeded` means to the application."""
     app.exception_handler(LoginNeeded)(_to_the_login)
 
 
@@ -82,8 +83,17 @@ def address_of(request: Request) -> str | None:
 
 
 async def visit_of(request: Request) -> Visit | None:
+    """A page that a script fetches anew is no sign that somebody is there."""
     house = house_of(request)
-    return await visits.visit_of(request, house.logins, house.settings, address_of(request))
+    seen = request.method not in visits.SAFE or request.headers.get("sec-fetch-dest", "document") == "document"
+    return await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=seen)
+
+
+async def still_there(request: Request, who: Visitor) -> bool:
+    """Whether the session of a long answer goes on, with what it was let in for."""
+    house = house_of(request)
+    found = await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=False)
+    return found is not None and found.caller == who.caller
 
 
 async def visitor(request: Request) -> Visitor:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from app.api.openapi import document
-from app.main import PAGES, ROUTERS
+from app.dashboard import PAGES
+from app.main import ROUTERS
 from tests.conftest import KEY
 from tests.security.conftest import ADMIN_PASSWORD, Browser, hidden
 

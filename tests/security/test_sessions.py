@@ -252,6 +252,16 @@ class TestEnds:
         await sql(settings, "UPDATE session SET seen_at = now() - interval '61 minutes'")
         assert (await browser.me()).status == 401
 
+    async def test_what_a_script_fetches_by_itself_keeps_no_session(self, browser: Browser, settings: Settings) -> None:
+        await browser.log_in()
+        await sql(settings, "UPDATE session SET seen_at = now() - interval '59 minutes'")
+        assert (await browser.get("/admin/login", Sec_Fetch_Dest="empty")).status == 303
+        [row] = await sql(settings, "SELECT now() - seen_at > interval '58 minutes' AS idle FROM session")
+        assert row["idle"]
+        assert (await browser.get("/admin/login", Sec_Fetch_Dest="document")).status == 303
+        [row] = await sql(settings, "SELECT now() - seen_at > interval '58 minutes' AS idle FROM session")
+        assert not row["idle"]
+
     async def test_another_admin_password_in_the_settings_ends_the_sessions_of_the_old_one(
         self, browser: Browser, user: User, settings: Settings
     ) -> None:
