@@ -6,6 +6,7 @@ Open it inside the event loop that it belongs to, and after any fork.
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app import callbacks
 from app.attempts import Attempts
@@ -13,6 +14,9 @@ from app.broker import Publisher
 from app.bus import Bus
 from app.engine import Engine
 from app.participants.registry import Participants
+from app.people.logins import Logins
+from app.people.passwords import Passwords
+from app.people.users import Users
 from app.recent import Recent
 from app.relay import Courier, Relay
 from app.settings import Settings
@@ -27,6 +31,9 @@ from app.store.sagas import Sagas
 from app.store.services import Services
 from app.sweep import Sweeper
 from app.tracker import Tracker
+
+if TYPE_CHECKING:
+    from app.people.oidc import Oidc
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,10 @@ class House:
     courier: Courier | None
     """Only in workers."""
     participants: Participants | None
+    logins: Logins
+    users: Users
+    oidc: "Oidc | None"
+    """Where an issuer is set."""
 
 
 @contextlib.asynccontextmanager
@@ -65,6 +76,8 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     courier = Courier(notices, services, settings) if worker else None
     events, bus = Events(database), Bus(settings.redis_url)
     relay = Relay(Outbox(database), publisher, bus)
+    passwords = Passwords()
+    logins = Logins(database, settings, passwords)
     engine = Engine(sagas, definitions, database, publisher, settings, recent, relay.wake)
     attempts = None
     if participants is not None and recent is not None:
@@ -89,8 +102,12 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             Tracker(bus, engine, definitions, services, events, settings),
             courier,
             participants,
+            logins,
+            Users(database, passwords, logins),
+            _oidc(settings),
         )
     finally:
+        passwords.close()
         if courier is not None:
             await courier.close()
         if participants is not None:
@@ -101,3 +118,11 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
         await publisher.close()
         await services.close()
         await database.close()
+
+
+def _oidc(settings: Settings) -> "Oidc | None":
+    if settings.oidc_issuer is None:
+        return None
+    from app.people.oidc import Oidc  # noqa: PLC0415 - half a second to import, and only for those who use it
+
+    return Oidc(settings)

@@ -27,10 +27,13 @@ from app.api import (
     repair,
     sagas,
     services,
+    users,
 )
 from app.api.dependencies import Keys
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
+from app.dashboard import PAGES
+from app.dashboard.access import send_to_the_login
 from app.errors import DatabaseUnavailable
 from app.house import House, open_house
 from app.input_schema import InputSchemas
@@ -49,6 +52,7 @@ ROUTERS: Final = (
     letters.router,
     notices.router,
     audit.router,
+    users.router,
     operations.router,
 )
 AGAIN_SECONDS: Final = 1.0
@@ -80,7 +84,8 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
-    for router in ROUTERS:
+    send_to_the_login(app)
+    for router in (*ROUTERS, *PAGES):
         # Not `include_router`, which sends each request through one router more.
         app.router.routes.extend(router.routes)
     app.state.routers = ROUTERS

@@ -5,9 +5,12 @@ import binascii
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.access import ROLES, Role
 
 
 def _signing(given: SecretStr | None) -> SecretStr | None:
@@ -17,6 +20,23 @@ def _signing(given: SecretStr | None) -> SecretStr | None:
         except binascii.Error:
             raise ValueError("must be whsec_ and bytes in base64, as Standard Webhooks has it") from None
     return given
+
+
+def oidc_roles(text: str) -> list[tuple[Role, str]]:
+    """ValueError where it cannot be understood."""
+    found: list[tuple[Role, str]] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        given, _, value = (each.strip() for each in part.partition("="))
+        role = next((role for role in ROLES if role == given), None)
+        if role is None or not value:
+            raise ValueError(f"must be like admin=GROUP,operator=GROUP,viewer=*; {part!r} is not")
+        found.append((role, value))
+    return found
+
+
+def _mapping(text: str) -> str:
+    oidc_roles(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -39,6 +59,25 @@ class Settings(BaseSettings):
     webhook_secret: Annotated[SecretStr | None, AfterValidator(_signing)] = None
     """Signs notices (Standard Webhooks). Several, with spaces between them, all sign: for rotation."""
     secret_key: SecretStr | None = None
+    session_for: float = Field(43_200, gt=0)
+    """A login ends after this long, whatever happens."""
+    session_idle: float = Field(3_600, gt=0)
+    """A login ends after this long without a request."""
+    login_attempts: int = Field(5, ge=1)
+    """So many logins of a user may fail before the next has to wait; from one address ten times as many."""
+    login_delay_max: float = Field(300, gt=0)
+    """The longest that a login has to wait after failed ones; from one address a tenth."""
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: str = "openid profile email"
+    oidc_role_claim: str = "groups"
+    """Of the ID token: a text or a list of them; or a path, as in `realm_access.roles`."""
+    oidc_roles: Annotated[str, AfterValidator(_mapping)] = ""
+    """Which role for what in that claim: `admin=saga-admins,operator=saga-ops,viewer=*`; the highest counts."""
+    oidc_tenant_claim: str | None = None
+    """Of the ID token: the user's tenant, `*` for the house. Without it every user is of the house."""
+    oidc_issuer: str | None = None
+    """Whoever has an account there may log in, if a role is given for it. Exactly as the issuer calls itself."""
     notify_hosts: str = "127.0.0.1,localhost,::1"
     notify_for: float = Field(259_200, gt=0)
     """A notice that nobody takes is given up after this long."""
@@ -64,6 +103,20 @@ class Settings(BaseSettings):
     """Set by `saga up`: files through which the API's /metrics shows all processes of this machine."""
     database_pool: int = Field(8, ge=2)
     """Connections per process at most."""
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _whole(cls, issuer: str | None, info: ValidationInfo) -> str | None:
+        if issuer is None:
+            return None
+        parts = urlsplit(issuer)
+        loopback = parts.hostname in {"127.0.0.1", "localhost", "::1"}
+        if not parts.hostname or parts.query or parts.scheme not in ({"http", "https"} if loopback else {"https"}):
+            raise ValueError("must be an address with https")
+        needed = ("oidc_client_id", "oidc_roles", "secret_key")
+        if missing := [f"SAGA_{name.upper()}" for name in needed if not info.data.get(name)]:
+            raise ValueError(f"needs {' and '.join(missing)} too")
+        return issuer
 
 
 @lru_cache

@@ -14,6 +14,7 @@ from app import access, strict_json
 from app.access import Caller, Right
 from app.errors import Problem, too_large
 from app.house import House
+from app.people import visits
 from app.saga.fields import shown
 from app.settings import Settings
 from app.store.sagas import Saga
@@ -58,30 +59,69 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def needs(right: Right) -> Callable[[Request], Awaitable[Caller]]:
-    """The dependency of a route that asks for this right."""
+def needs(right: Right | None) -> Callable[[Request], Awaitable[Caller]]:
+    """The dependency of a route that asks for this right; None: of anybody whom we know."""
 
     async def authenticate(request: Request) -> Caller:
-        keys: Keys = request.app.state.keys
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        key = key.strip()
-        if kind.lower() != "bearer" or not key:
-            advice = (
-                "No key is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again."
-                if keys.missing
-                else "Send your API key as `Authorization: Bearer KEY`."
-            )
-            raise _unauthorized(f"This needs an API key. {advice}")
-        caller = await keys.find(key, address_of(request))
-        if caller is None:
-            advice = " None is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again." if keys.missing else ""
-            raise _unauthorized(f"The API key is not known.{advice}", ' error="invalid_token"')
-        if not caller.may(right):
-            scope = access.scope_for(right)
-            raise Problem(403, "scope-missing", f"This needs a key with the scope `{scope}`.", scope=scope)
+        caller = await _caller(request)
+        if right is not None and not caller.may(right):
+            raise _right_missing(caller, right)
         return caller
 
     return authenticate
+
+
+async def _caller(request: Request, *, again: bool = False) -> Caller:
+    """A key decides where one is given; else the cookie of a session. `again`: whether it was let in before."""
+    if "authorization" in request.headers:
+        return await _caller_by_key(request)
+    house = house_of(request)
+    seen = not again and "text/event-stream" not in request.headers.get("accept", "")  # streams open by themselves
+    visit = await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=seen)
+    if visit is None:
+        return await _caller_by_key(request)
+    if request.method not in visits.SAFE:
+        visits.refuse_other_sites(request, house.settings)
+        visits.check_csrf(visit.token, request.headers.get(visits.CSRF_HEADER))
+    request.state.visit = visit
+    return visit.caller
+
+
+async def _caller_by_key(request: Request) -> Caller:
+    keys: Keys = request.app.state.keys
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip()
+    if kind.lower() != "bearer" or not key:
+        advice = (
+            "No key is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again."
+            if keys.missing
+            else "Send your API key as `Authorization: Bearer KEY`, or log in at /admin/login."
+        )
+        raise _unauthorized(f"This needs an API key. {advice}")
+    caller = await keys.find(key, address_of(request))
+    if caller is None:
+        advice = " None is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again." if keys.missing else ""
+        raise _unauthorized(f"The API key is not known.{advice}", ' error="invalid_token"')
+    return caller
+
+
+def _right_missing(caller: Caller, right: Right) -> Problem:
+    if caller.role is not None:
+        role = access.role_for(right)
+        return Problem(
+            403, "role-missing", f"This needs a user with the role `{role}`; yours is `{caller.role}`.", role=role
+        )
+    scope = access.scope_for(right)
+    return Problem(403, "scope-missing", f"This needs a key with the scope `{scope}`.", scope=scope)
+
+
+async def may_still(request: Request, caller: Caller, right: Right) -> bool:
+    """Whether the caller of a long answer could ask for it again: its session or key may have ended meanwhile."""
+    try:
+        found = await _caller(request, again=True)
+    except Problem:
+        return False
+    return found.name == caller.name and found.sees == caller.sees and found.may(right)
 
 
 def address_of(request: Request) -> str | None:
@@ -92,6 +132,7 @@ def _unauthorized(detail: str, more: str = "") -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": f'Bearer realm="saga"{more}'})
 
 
+Anybody: TypeAlias = Annotated[Caller, Depends(needs(None))]
 MayStart: TypeAlias = Annotated[Caller, Depends(needs(Right.START))]
 MayRead: TypeAlias = Annotated[Caller, Depends(needs(Right.READ))]
 MayDefine: TypeAlias = Annotated[Caller, Depends(needs(Right.DEFINE))]

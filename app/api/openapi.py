@@ -106,7 +106,7 @@ def document(routers: Iterable[APIRouter], version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Saga orchestrator", "version": version, "description": DESCRIPTION},
-        "security": [{"key": []}],
+        "security": [{"key": []}, {"session": []}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": made["$defs"],
@@ -115,7 +115,16 @@ def document(routers: Iterable[APIRouter], version: str) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "An API key, `id.secret` or the bootstrap key",
-                }
+                },
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "saga_session",
+                    "description": (
+                        "Of a user who has logged in at /admin/login; over https `__Host-saga_session`. A method other"
+                        " than GET also needs the header `X-CSRF-Token`, as `GET /admin/api/me` tells it"
+                    ),
+                },
             },
         },
     }

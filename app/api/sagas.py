@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
+from app.access import Caller, Right
 from app.api import diagrams, schemas
 from app.api.dependencies import (
     MayRead,
@@ -18,6 +20,7 @@ from app.api.dependencies import (
     etag,
     house_of,
     if_match,
+    may_still,
     read_json,
     saga_id,
     unchanged,
@@ -38,6 +41,8 @@ from app.views import event_data, saga_json, saga_view
 EVENTS: Final = 1000
 STREAM_POLL_SECONDS: Final = 1.0
 STREAM_ALIVE_SECONDS: Final = 15.0
+STREAM_ASKS_SECONDS: Final = 5.0
+"""So long a stream may go on after the session or the key that opened it has ended."""
 JSON: Final = "application/json"
 
 router = APIRouter(tags=["sagas"])
@@ -224,7 +229,7 @@ async def history(request: Request, caller: MayRead, id: str) -> Response:  # no
     after, limit = query.one("after", count, 0), query.limit(EVENTS, EVENTS)
     query.check()
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await _stream(request, caller.sees, saga_id(id), after)
+        return await _stream(request, caller, saga_id(id), after)
     events = await _events(house_of(request), caller.sees, saga_id(id), after, limit + 1)
     more = len(events) > limit
     page = {"items": events[:limit], "next_cursor": events[limit - 1]["seq"] if more else None}
@@ -246,8 +251,8 @@ def _event(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**event, "data": event_data(row["data"])}
 
 
-async def _stream(request: Request, tenant: str | None, saga: str, after: int) -> Response:
-    house, waiting = house_of(request), request.app.state.waiting
+async def _stream(request: Request, caller: Caller, saga: str, after: int) -> Response:
+    house, waiting, tenant = house_of(request), request.app.state.waiting, caller.sees
     known = request.headers.get("last-event-id", "")
     if re.fullmatch(r"\d{1,9}", known, re.ASCII):
         after = max(after, int(known))
@@ -256,9 +261,13 @@ async def _stream(request: Request, tenant: str | None, saga: str, after: int) -
         return Response(status_code=204)  # an EventSource does not come back after that
 
     async def lines() -> AsyncIterator[bytes]:
-        seen, silent = after, 0.0
+        seen, silent, asked = after, 0.0, time.monotonic()
         with contextlib.suppress(DatabaseUnavailable):  # the stream ends, and an EventSource comes back
             while not waiting.leaving:
+                if time.monotonic() - asked > STREAM_ASKS_SECONDS:
+                    if not await may_still(request, caller, Right.READ):
+                        return
+                    asked = time.monotonic()
                 events = await _events(house, tenant, saga, seen, EVENTS)
                 for event in events:
                     head = f"id: {event['seq']}\nevent: {event['type']}\ndata: ".encode()

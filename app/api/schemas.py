@@ -18,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from app.access import Role
 from app.engine import SOURCE
 from app.instants import parse_instant
 from app.saga.durations import parse_duration
@@ -553,3 +554,74 @@ class ReadyView(View):
     status: Literal["ready", "degraded"]
     database: Literal["ok"]
     redis: Literal["ok", "unavailable"]
+
+
+# --- people -----------------------------------------------------------------------------------------------------
+
+TENANT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+UserName = Annotated[str, StringConstraints(max_length=200)]
+Password = Annotated[str, Field(json_schema_extra={"format": "password"}, description="12 to 1024 characters")]
+UserTenant = Annotated[
+    str | None,
+    Field(None, pattern=f"^{TENANT}$", description="Null: one of the house, who looks at every tenant"),
+]
+
+
+class UserRequest(Body):
+    """A new user."""
+
+    name: UserName = Field(
+        description="Letters, digits and . _ @ + -, up to 100; kept in small letters", examples=["ada"]
+    )
+    role: Role
+    tenant: UserTenant
+    password: Password | None = Field(None, description="12 to 1024 characters; without it, one is made and answered")
+    reason: Text | None = None
+
+
+class UserChange(Body):
+    """What is left out stays as it is."""
+
+    role: Role | None = None
+    tenant: UserTenant
+    disabled: bool | None = None
+    password: Password | None = None
+    reason: Text | None = None
+
+
+class PasswordChange(Body):
+    old: Password
+    new: Password
+
+
+class UserView(View):
+    name: str
+    role: Role
+    tenant: str | None
+    disabled: bool
+    logs_in_by: list[Literal["password", "oidc"]]
+    created_at: Time
+    created_by: str
+    last_login_at: Time | None
+
+
+class NewUserView(UserView):
+    password: str | None = Field(description="The one that was made; it is shown this once")
+
+
+class UserPage(View):
+    items: list[UserView]
+    next_cursor: str | None
+
+
+class EndedView(View):
+    sessions: int = Field(description="How many were ended")
+
+
+class MeView(View):
+    name: str = Field(description="`user:NAME`, or `key:ID`")
+    role: Role | None = Field(description="Of a user")
+    rights: list[str]
+    tenant: str = Field(description="What is started belongs to it; empty: to none")
+    every_tenant: bool = Field(description="Whether what belongs to others is seen")
+    csrf_token: str | None = Field(description="Of the session: for `X-CSRF-Token`")

@@ -47,6 +47,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "api": ("parts", "Run the HTTP API alone."),
         "worker": ("parts", "Run one worker process alone."),
         "beat": ("parts", "Run the clock that starts the sweeps alone."),
+        "users": ("users", "Who may log in to the dashboard."),
         "migrate": ("parts", "Bring the database to the newest schema."),
     },
 }

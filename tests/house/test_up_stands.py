@@ -33,6 +33,7 @@ def test_from_nothing_to_a_house_and_back(start_up: StartUp, tmp_path: Path) -> 
     assert set(house.parts) == {"postgres", "valkey", "api", "worker-1", "worker-2", "beat"}
     assert all(psutil.pid_exists(pid) for pid in house.parts.values())
     assert f"API          {house.url}\n" in first.said
+    assert f"Dashboard    {house.url}/admin/login (user admin, password in credentials.json)\n" in first.said
     assert str(first.data / "credentials.json") in first.said
     assert "saga start order --input '{}'" in first.said
 

@@ -1,0 +1,9 @@
+"""What people see: pages, made on the server. All that they do is what the API does, through the same calls."""
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from app.dashboard import login
+
+PAGES: Final[tuple[APIRouter, ...]] = (login.router,)
