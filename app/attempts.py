@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -20,8 +21,9 @@ from app.observability import log
 from app.participants.contract import Attempt, Participant, unknown
 from app.participants.registry import Busy, Participants
 from app.recent import Recent
+from app.redacting import discreet
 from app.saga import rules
-from app.saga.messages import Claim, Message, Outcome, OutcomeKind, ParticipantMissing
+from app.saga.messages import Claim, Inexpressible, Message, Outcome, OutcomeKind, ParticipantMissing
 from app.saga.preparing import prepare
 from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Operation
 from app.settings import Settings
@@ -212,4 +214,6 @@ def _prepare(saga: Saga, step: int, operation: Operation) -> bytes | Message:
     )
     if decided is None:
         return given or saga.payloads.get(INPUT, b"null")
+    if isinstance(decided, Inexpressible):
+        return replace(decided, message=discreet(saga, decided.message))  # it may quote a value
     return orjson.dumps(decided) if isinstance(decided, dict) else decided

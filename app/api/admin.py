@@ -23,6 +23,7 @@ from app.engine import Submission, not_allowed, now_of, summary
 from app.errors import Problem
 from app.house import House
 from app.instants import rfc3339
+from app.redacting import discreet, masked_event, restored_input, restored_step_input
 from app.saga.actions import refuse_restart, verdicts
 from app.saga.fields import shown
 from app.saga.messages import (
@@ -150,19 +151,27 @@ async def actions(request: Request, caller: MayAdmin, id: str) -> Response:  # n
 @router.post("/sagas/{id}/retry", **_action("Try again now what failed or waits for a retry", schemas.RetryRequest))
 async def retry(request: Request, caller: MayAdmin, id: str) -> Response:  # noqa: A002
     wanted = await _read(request, schemas.RetryRequest)
-    new_input = "input" in wanted.model_fields_set
-    given = payload(house_of(request), wanted.input, "The input") if new_input else b""
-    steps: list[str] = []
+    house, new_input = house_of(request), "input" in wanted.model_fields_set
+    if new_input:
+        payload(house, wanted.input, "The input")
+    asked_of: list[Saga] = []
 
     def message(at: Micros, saga: Saga) -> Retry:
-        steps[:] = [plan.name for plan in saga.definition.steps]
+        asked_of[:] = [saga]
         step = None if wanted.step is None else _position(saga, wanted.step)
         return Retry(at, caller.actor(wanted.reason), new_input, wanted.confirm_not_done, step)
 
     def payloads(transition: Transition) -> Mapping[str, bytes]:
         # The record that begins a new key names the step that the input is for.
-        renewed = (r for r in transition.records if r.type is RecordType.STEP_SCHEDULED and "key" in r.data)
-        return {input_of(steps[record.step]): given for record in renewed if record.step is not None}
+        (saga,) = asked_of
+        renewed = [r.step for r in transition.records if r.type is RecordType.STEP_SCHEDULED and "key" in r.data]
+        return {
+            input_of(saga.definition.steps[step].name): payload(
+                house, restored_step_input(saga, step, wanted.input), "The input"
+            )
+            for step in renewed
+            if step is not None
+        }
 
     kept = payloads if new_input else None
     return saga_response(await _ask(request, caller, id, "retry", wanted.reason, message, kept))
@@ -253,7 +262,7 @@ async def restart(request: Request, caller: MayAdmin, id: str) -> Response:  # n
     if (refusal := refuse_restart(old.definition, old.state)) is not None:
         raise not_allowed(old, refusal)
     definition, version = await find_definition(house, old.definition.name, None)
-    value = wanted.input if "input" in wanted.model_fields_set else old.payload(INPUT)
+    value = restored_input(old, wanted.input) if "input" in wanted.model_fields_set else old.payload(INPUT)
     check_input(request.app.state.schemas, definition, version, value)
     given = payload(house, value, "The input") if "input" in wanted.model_fields_set else old.payloads[INPUT]
     submission = Submission(
@@ -281,7 +290,8 @@ async def _start_with_free_key(house: House, old: Saga, submission: Submission, 
         for key in keys:
             if key in taken:
                 continue
-            audit = AuditEntry(caller.name, "restart", reason, summary(old), {"restarted_as": key})
+            said = discreet(old, reason)
+            audit = AuditEntry(caller.name, "restart", said, summary(old), {"restarted_as": key})
             # No request of a submitter has this digest, so the key of a restart is nobody's to replay.
             digest = secrets.token_bytes(32)
             try:
@@ -360,8 +370,12 @@ def _letter_status(text: str) -> str:
     return text
 
 
-def _letter_view(letter: Mapping[str, Any]) -> dict[str, Any]:
-    return {**letter, "created_at": rfc3339(letter["created_at"])}
+async def _letter_view(house: House, letter: Mapping[str, Any]) -> dict[str, Any]:
+    view = {**letter, "created_at": rfc3339(letter["created_at"])}
+    if isinstance(event := letter.get("event"), dict):
+        followers = await house.definitions.followers(str(event.get("type")))
+        view["event"] = masked_event(event, [follower.definition for follower in followers])
+    return view
 
 
 def _uuid(text: str) -> str:
@@ -394,7 +408,7 @@ async def letters(request: Request, caller: MayAdmin) -> Response:
         caller.tenant, limit=limit, after=place, statuses=statuses, saga_id=of_saga
     )
     cursor = None if following is None else following.cursor()
-    return page_response(query, [_letter_view(letter) for letter in found], cursor)
+    return page_response(query, [await _letter_view(house_of(request), letter) for letter in found], cursor)
 
 
 async def _open_letter(house: House, id: str, caller: Caller) -> dict[str, Any]:  # noqa: A002
@@ -464,11 +478,13 @@ async def _close_letter(
 ) -> Response:
     about = {"letter": letter["id"], "step": letter["step"], "operation": letter["operation"]}
     action = "discard" if status == "discarded" else "retry"
+    if letter["saga_id"] is not None:
+        reason = discreet(await house.engine.load(letter["saga_id"], caller.tenant), reason)
     entry = AuditEntry(caller.name, action, reason, {**about, "status": OPEN}, {**about, "status": status})
     if not await house.letters.close(letter["id"], caller.tenant, status, entry):
         raise _closed(letter["id"], "closed")
     if letter["saga_id"] is None:
-        return json_response(_letter_view({**letter, "status": status}))
+        return json_response(await _letter_view(house, {**letter, "status": status}))
     return saga_response(await house.engine.load(letter["saga_id"], caller.tenant))
 
 

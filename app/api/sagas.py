@@ -30,6 +30,7 @@ from app.engine import replay
 from app.errors import DatabaseUnavailable, Problem
 from app.house import House
 from app.instants import rfc3339
+from app.redacting import discreet
 from app.saga.messages import Cancel
 from app.store.listing import Filter
 from app.store.sagas import Saga
@@ -241,7 +242,16 @@ async def _events(house: House, tenant: str, saga: str, after: int, limit: int) 
     rows = await house.listing.history(saga, tenant, after=after, limit=limit)
     if rows is None:
         raise Problem(404, "saga-not-found", f"There is no saga {saga}.")
+    if any("poll" in row["data"] for row in rows):
+        # An address of the participant's making, which has to be kept as it is.
+        found = await house.engine.load(saga, tenant)
+        rows = [_poll_hidden(found, row) for row in rows]
     return [_event(row) for row in rows]
+
+
+def _poll_hidden(saga: Saga, row: dict[str, Any]) -> dict[str, Any]:
+    data = row["data"]
+    return {**row, "data": {**data, "poll": discreet(saga, data["poll"])}} if "poll" in data else row
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -227,6 +227,7 @@ def _recorded(outcome: Outcome, started: float, content: bytes | None) -> Outcom
     record: dict[str, Any] = {**outcome.record, "ms": round((time.monotonic() - started) * 1000, 1)}
     if outcome.kind is not OutcomeKind.SUCCEEDED and content:
         record["head"] = readable(content[: HEAD_LENGTH * 4].decode("utf-8", "replace"), HEAD_LENGTH)
+        return replace(outcome, record=record, answer=content)
     return replace(outcome, record=record)
 
 
