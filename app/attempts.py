@@ -16,7 +16,7 @@ import orjson
 
 from app import observability, probes
 from app.engine import Engine, now_of
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, PayloadUnreadable
 from app.observability import log
 from app.participants.contract import Attempt, Participant, unknown
 from app.participants.registry import Busy, Participants
@@ -60,8 +60,21 @@ class Attempts:
     ) -> None:
         """One attempt: claim, call, answer; or one poll of an attempt that was accepted before.
 
-        A message that is late, doubled or about nothing is dropped.
+        A message that is late, doubled or about nothing is dropped; so is one about a saga that cannot be read, which
+        the sweep brings again.
         """
+        try:
+            await self._perform(saga_id, step_name, operation, parked)
+        except PayloadUnreadable as error:
+            log.error("%s of saga %s is not carried out: %s", step_name, saga_id, error)
+
+    async def _perform(
+        self,
+        saga_id: str,
+        step_name: str,
+        operation: Operation,
+        parked: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         saga = self._recent.claimable(saga_id, step_name, operation) or await self._engine.sagas.load(saga_id)
         await probes.passed(probes.PERFORM_LOADED, saga_id=saga_id, step=step_name, operation=operation)
         if saga is None or (step := saga.definition.index.get(step_name)) is None:
@@ -186,7 +199,7 @@ class Attempts:
         while True:
             try:
                 await self._engine.answer(saga, step, operation, number, outcome)
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, PayloadUnreadable) as error:
                 if time.monotonic() > give_up:
                     log.error("saga %s: the answer of step %d is lost to its lease: %s", saga.id, step, error)
                     return

@@ -29,6 +29,21 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.extra = extra
 
 
+class PayloadUnreadable(Problem):
+    """A payload is sealed with a key that this process was not given, or is damaged. Nothing is lost: with the key it
+    can be read again.
+    """
+
+    def __init__(self, owner: str, name: str, key_id: str | None = None) -> None:
+        what = f"{name!r} of {owner}"
+        if key_id is None:
+            super().__init__(503, "payload-damaged", f"{what} is sealed, and damaged: restore it from a backup.")
+        else:
+            detail = f"{what} is sealed with the key {key_id!r}, which SAGA_PAYLOAD_KEYS does not name: add it again."
+            super().__init__(503, "payload-key-missing", detail, headers={"Retry-After": "60"}, key=key_id)
+        self.key_id = key_id
+
+
 class DatabaseUnavailable(Exception):  # noqa: N818 - a condition, not a mistake
     """PostgreSQL could not be asked, or did not say whether it has committed."""
 

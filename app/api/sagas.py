@@ -27,7 +27,7 @@ from app.api.openapi import describe, parameter
 from app.api.submitting import digest, idempotency_key, make_submission, traceparent
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
-from app.errors import DatabaseUnavailable, Problem
+from app.errors import DatabaseUnavailable, PayloadUnreadable, Problem
 from app.house import House
 from app.instants import rfc3339
 from app.redacting import discreet
@@ -273,7 +273,9 @@ async def _stream(request: Request, tenant: str, saga: str, after: int) -> Respo
 
     async def lines() -> AsyncIterator[bytes]:
         seen, silent = after, 0.0
-        with contextlib.suppress(DatabaseUnavailable):  # the stream ends, and an EventSource comes back
+        with contextlib.suppress(
+            DatabaseUnavailable, PayloadUnreadable
+        ):  # the stream ends, and an EventSource comes back
             while not waiting.leaving:
                 events = await _events(house, tenant, saga, seen, EVENTS)
                 for event in events:

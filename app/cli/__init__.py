@@ -48,6 +48,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "worker": ("parts", "Run one worker process alone."),
         "beat": ("parts", "Run the clock that starts the sweeps alone."),
         "migrate": ("parts", "Bring the database to the newest schema."),
+        "keys": ("keys", "Rotate what payloads are sealed with."),
     },
 }
 """Command -> (module of this package, what it does in short). A module's commands stand in its `COMMANDS`."""
