@@ -113,6 +113,8 @@ class Attempts:
         def claim(saga: Saga) -> Message:
             nonlocal payload
             decided = _prepare(saga, step, operation)
+            if isinstance(decided, bytes):
+                decided = self._bounded(saga, step, operation, decided)
             payload = decided if isinstance(decided, bytes) else payload
             return Claim(saga.read_at, step, operation) if isinstance(decided, bytes) else decided
 
@@ -152,6 +154,29 @@ class Attempts:
             await self._engine.answer(saga, step, operation, call.attempts, outcome)
         elif outcome is not None:
             await self._answer(saga, step, operation, call.attempts, outcome)
+
+    def _bounded(self, saga: Saga, step: int, operation: Operation, payload: bytes) -> bytes | Message:
+        """The payload, or why the call is not sent: with everything that it carries it is too large."""
+        plan, allowed = saga.definition.steps[step], f"SAGA_MAX_CALL_BYTES is {self._settings.max_call_bytes:,}"
+        limit = self._settings.max_call_bytes
+        if operation == COMPENSATION:
+            # Its own output comes to what the action was sent, and so does that of the step at which the saga turned:
+            # what could be done can be undone.
+            limit += 2 * self._settings.max_payload_bytes
+            allowed += f", which makes {limit:,} for a compensation"
+        if operation == ACTION and saga.state.call(step, operation).unknown:
+            # It was sent before and may have happened, so it is asked again; what has grown are outputs beside it.
+            return payload
+        outputs = [saga.payloads.get(output_of(saga.definition.steps[done].name), b"") for done in saga.state.completed]
+        own = saga.payloads.get(output_of(plan.name), b"") if operation == COMPENSATION else b""
+        size = len(payload) + sum(map(len, outputs)) + len(own)
+        if size <= limit:
+            return payload
+        why = (
+            f"the call would carry {size:,} bytes ({len(payload):,} of input, {size - len(payload):,} of outputs), and"
+            f" {allowed}"
+        )
+        return Inexpressible(saga.read_at, step, operation, why)
 
     def _make_attempt(
         self,

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """A claimed attempt is given up this long after its own timeout."""
     stuck_after: float = Field(300, gt=0)
     max_payload_bytes: int = Field(262_144, gt=0)
+    max_call_bytes: int = Field(4_194_304, gt=0, validate_default=True)
+    """Of a whole call: a step's input, the outputs that it is told and, to undo it, its own."""
     payload_keys: Annotated[SecretStr | None, AfterValidator(_payload_keys)] = None
     """`id:key` of what seals payloads at rest, several with spaces between them: the first seals, each opens. `plain`
     in front leaves what is written unsealed."""
@@ -101,6 +103,13 @@ class Settings(BaseSettings):
     """Set by `saga up`: files through which the API's /metrics shows all processes of this machine."""
     database_pool: int = Field(8, ge=2)
     """Connections per process at most."""
+
+    @field_validator("max_call_bytes")
+    @classmethod
+    def _holds_a_payload(cls, given: int, info: ValidationInfo) -> int:
+        if given < (least := info.data.get("max_payload_bytes", 0)):
+            raise ValueError(f"must be at least SAGA_MAX_PAYLOAD_BYTES, which is {least}")
+        return given
 
 
 @lru_cache

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from app.store.sealing import Sealer
 
@@ -32,8 +33,8 @@ def main() -> None:
     for size, times in ((300, 20_000), (4_000, 20_000), (262_144, 500)):
         data = os.urandom(size)
         codec, sealed = sealer.seal(OWNER, NAME, data)
-        seal = best(lambda data=data: sealer.seal(OWNER, NAME, data), times)  # type: ignore[misc]
-        opened = best(lambda sealed=sealed: sealer.open(OWNER, NAME, codec, sealed), times)  # type: ignore[misc]
+        seal = best(partial(sealer.seal, OWNER, NAME, data), times)
+        opened = best(partial(sealer.open, OWNER, NAME, codec, sealed), times)
         told = {"bytes": size, "seal_us": round(seal, 1), "open_us": round(opened, 1)}
         told["saga_us"] = round(PAYLOADS * (seal + READERS * opened), 1)
         sys.stdout.write(json.dumps(told) + "\n")
