@@ -48,4 +48,6 @@ class DatabaseUnavailable(Exception):  # noqa: N818 - a condition, not a mistake
     """PostgreSQL could not be asked, or did not say whether it has committed."""
 
     def __init__(self, cause: BaseException) -> None:
-        super().__init__(f"PostgreSQL does not answer: {str(cause) or type(cause).__name__}")
+        # A ValueError is what the driver makes of an argument that it cannot write, and quotes it.
+        said = "" if isinstance(cause, ValueError) else str(cause)
+        super().__init__(f"PostgreSQL does not answer: {said or type(cause).__name__}")
