@@ -9,19 +9,21 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Final
 
 import orjson
 
 from app import observability, probes
 from app.engine import Engine, now_of
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, PayloadUnreadable
 from app.observability import log
 from app.participants.contract import Attempt, Participant, unknown
 from app.participants.registry import Busy, Participants
 from app.recent import Recent
+from app.redacting import discreet
 from app.saga import rules
-from app.saga.messages import Claim, Message, Outcome, OutcomeKind, ParticipantMissing
+from app.saga.messages import Claim, Inexpressible, Message, Outcome, OutcomeKind, ParticipantMissing
 from app.saga.preparing import prepare
 from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Operation
 from app.settings import Settings
@@ -58,8 +60,21 @@ class Attempts:
     ) -> None:
         """One attempt: claim, call, answer; or one poll of an attempt that was accepted before.
 
-        A message that is late, doubled or about nothing is dropped.
+        A message that is late, doubled or about nothing is dropped; so is one about a saga that cannot be read, which
+        the sweep brings again.
         """
+        try:
+            await self._perform(saga_id, step_name, operation, parked)
+        except PayloadUnreadable as error:
+            log.error("%s of saga %s is not carried out: %s", step_name, saga_id, error)
+
+    async def _perform(
+        self,
+        saga_id: str,
+        step_name: str,
+        operation: Operation,
+        parked: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         saga = self._recent.claimable(saga_id, step_name, operation) or await self._engine.sagas.load(saga_id)
         await probes.passed(probes.PERFORM_LOADED, saga_id=saga_id, step=step_name, operation=operation)
         if saga is None or (step := saga.definition.index.get(step_name)) is None:
@@ -98,6 +113,8 @@ class Attempts:
         def claim(saga: Saga) -> Message:
             nonlocal payload
             decided = _prepare(saga, step, operation)
+            if isinstance(decided, bytes):
+                decided = self._bounded(saga, step, operation, decided)
             payload = decided if isinstance(decided, bytes) else payload
             return Claim(saga.read_at, step, operation) if isinstance(decided, bytes) else decided
 
@@ -137,6 +154,29 @@ class Attempts:
             await self._engine.answer(saga, step, operation, call.attempts, outcome)
         elif outcome is not None:
             await self._answer(saga, step, operation, call.attempts, outcome)
+
+    def _bounded(self, saga: Saga, step: int, operation: Operation, payload: bytes) -> bytes | Message:
+        """The payload, or why the call is not sent: with everything that it carries it is too large."""
+        plan, allowed = saga.definition.steps[step], f"SAGA_MAX_CALL_BYTES is {self._settings.max_call_bytes:,}"
+        limit = self._settings.max_call_bytes
+        if operation == COMPENSATION:
+            # Its own output comes to what the action was sent, and so does that of the step at which the saga turned:
+            # what could be done can be undone.
+            limit += 2 * self._settings.max_payload_bytes
+            allowed += f", which makes {limit:,} for a compensation"
+        if operation == ACTION and saga.state.call(step, operation).unknown:
+            # It was sent before and may have happened, so it is asked again; what has grown are outputs beside it.
+            return payload
+        outputs = [saga.payloads.get(output_of(saga.definition.steps[done].name), b"") for done in saga.state.completed]
+        own = saga.payloads.get(output_of(plan.name), b"") if operation == COMPENSATION else b""
+        size = len(payload) + sum(map(len, outputs)) + len(own)
+        if size <= limit:
+            return payload
+        why = (
+            f"the call would carry {size:,} bytes ({len(payload):,} of input, {size - len(payload):,} of outputs), and"
+            f" {allowed}"
+        )
+        return Inexpressible(saga.read_at, step, operation, why)
 
     def _make_attempt(
         self,
@@ -184,7 +224,7 @@ class Attempts:
         while True:
             try:
                 await self._engine.answer(saga, step, operation, number, outcome)
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, PayloadUnreadable) as error:
                 if time.monotonic() > give_up:
                     log.error("saga %s: the answer of step %d is lost to its lease: %s", saga.id, step, error)
                     return
@@ -212,4 +252,6 @@ def _prepare(saga: Saga, step: int, operation: Operation) -> bytes | Message:
     )
     if decided is None:
         return given or saga.payloads.get(INPUT, b"null")
+    if isinstance(decided, Inexpressible):
+        return replace(decided, message=discreet(saga, decided.message))  # it may quote a value
     return orjson.dumps(decided) if isinstance(decided, dict) else decided

@@ -25,6 +25,7 @@ from app.notices import notice_of
 from app.observability import log
 from app.participants.contract import readable
 from app.recent import Recent
+from app.redacting import discreet, discreet_outcome, discreet_reason
 from app.saga import actions, choreography, machine, rules
 from app.saga.definition import Definition
 from app.saga.draft import Timing
@@ -163,13 +164,16 @@ class Engine:
             saga = await self.load(saga_id, tenant)
             if if_match is not None and not if_match(saga):
                 raise has_moved(saga)
-            transition = self.step(saga, message(saga.read_at, saga))
+            asked = message(saga.read_at, saga)
+            if saga.definition.redaction is not None and asked.by.reason:
+                asked = replace(asked, by=replace(asked.by, reason=discreet(saga, asked.by.reason)))
+            transition = self.step(saga, asked)
             if (refusal := transition.refusal) is not None:
                 raise not_allowed(saga, refusal)
             if not transition.records:
                 return saga
             before, after = summary(saga), summary(replace(saga, state=transition.state))
-            audit = AuditEntry(actor.name, action, actor.reason, before, after, address)
+            audit = AuditEntry(actor.name, action, asked.by.reason, before, after, address)
             written = await self.write(saga, transition, payloads(transition) if payloads else {}, audit)
             if written is not None:
                 return written
@@ -193,7 +197,10 @@ class Engine:
             kept = any(r.type is RecordType.STEP_SUCCEEDED and r.step == step for r in transition.records)
             return {output: outcome.output} if kept else {}
 
-        told = await self.tell(saga, lambda saga: Answered(now_of(saga), step, operation, number, outcome), payloads)
+        def answered(saga: Saga) -> Answered:
+            return Answered(now_of(saga), step, operation, number, discreet_outcome(saga, step, outcome))
+
+        told = await self.tell(saga, answered, payloads)
         await probes.passed(probes.PERFORM_WRITTEN, saga_id=saga.id)
         return told
 
@@ -219,18 +226,22 @@ class Engine:
         `data`: the event's, as it is kept. Told again, or of a saga that has ended, it changes nothing.
         """
         name = follower.definition.name
-        key, reason = f"{name}:{correlation}", reason_of(event)
+        key, said = f"{name}:{correlation}", reason_of(event)
+
+        def reason(definition: Definition, saga: Saga | None) -> str | None:
+            return None if said is None else discreet_reason(definition, saga, event.type, event.data, said)
+
         while (found := await self.sagas.by_key(NO_TENANT, key)) is None:
             if not follower.opens:
                 return Observed.UNCHANGED
-            if await self._open(follower, key, event.type, reason, data):
+            if await self._open(follower, key, event.type, reason(follower.definition, None), data):
                 return Observed.OPENED
         saga = found[0]
         if saga.definition.name != name or saga.definition.type != "choreography":
             raise Problem(409, "key-taken", f"The key {key!r} stands for saga {saga.id}, which follows no events.")
         saga, transition = await self.tell(
             saga,
-            lambda saga: Happened(now_of(saga), event.type, reason),
+            lambda saga: Happened(now_of(saga), event.type, reason(saga.definition, saga)),
             lambda transition: _outputs(saga.definition, transition, event.type, data),
         )
         if event.type == follower.definition.started_by and saga.payloads.get(INPUT, NO_INPUT) == NO_INPUT:

@@ -34,8 +34,25 @@ def too_large(limit: int, what: str = "The body") -> Problem:
     return Problem(413, "body-too-large", detail, limit=limit)
 
 
+class PayloadUnreadable(Problem):
+    """A payload is sealed with a key that this process was not given, or is damaged. Nothing is lost: with the key it
+    can be read again.
+    """
+
+    def __init__(self, owner: str, name: str, key_id: str | None = None) -> None:
+        what = f"{name!r} of {owner}"
+        if key_id is None:
+            super().__init__(503, "payload-damaged", f"{what} is sealed, and damaged: restore it from a backup.")
+        else:
+            detail = f"{what} is sealed with the key {key_id!r}, which SAGA_PAYLOAD_KEYS does not name: add it again."
+            super().__init__(503, "payload-key-missing", detail, headers={"Retry-After": "60"}, key=key_id)
+        self.key_id = key_id
+
+
 class DatabaseUnavailable(Exception):  # noqa: N818 - a condition, not a mistake
     """PostgreSQL could not be asked, or did not say whether it has committed."""
 
     def __init__(self, cause: BaseException) -> None:
-        super().__init__(f"PostgreSQL does not answer: {str(cause) or type(cause).__name__}")
+        # A ValueError is what the driver makes of an argument that it cannot write, and quotes it.
+        said = "" if isinstance(cause, ValueError) else str(cause)
+        super().__init__(f"PostgreSQL does not answer: {said or type(cause).__name__}")

@@ -28,6 +28,7 @@ from app.store.listing import Listing
 from app.store.notices import Notices
 from app.store.outbox import Outbox
 from app.store.sagas import Sagas
+from app.store.sealing import Sealer
 from app.store.services import Services
 from app.sweep import Sweeper
 from app.tracker import Tracker
@@ -68,13 +69,13 @@ class House:
 async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterator[House]:
     """`worker`: whether attempts are carried out in this process."""
     database = Database(settings.database_url, pool=settings.database_pool)
-    definitions, services = Definitions(database), Services(database)
-    sagas, notices = Sagas(database, definitions), Notices(database)
+    definitions, services, sealer = Definitions(database), Services(database), Sealer.of(settings)
+    sagas, notices = Sagas(database, definitions, sealer), Notices(database, sealer)
     publisher = Publisher(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
     recent = Recent(database.clock) if worker else None
     courier = Courier(notices, services, settings) if worker else None
-    events, bus = Events(database), Bus(settings.redis_url)
+    events, bus = Events(database, sealer), Bus(settings.redis_url)
     relay = Relay(Outbox(database), publisher, bus)
     passwords = Passwords()
     logins = Logins(database, settings, passwords)
@@ -90,7 +91,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             services,
             sagas,
             Listing(database, sagas),
-            Letters(database),
+            Letters(database, sealer),
             notices,
             events,
             bus,

@@ -7,6 +7,7 @@ import jsonschema_rs
 
 from app.saga.definition import Definition
 from app.saga.fields import Fault
+from app.saga.redaction import REDACTED, Paths, covers
 
 MAX_FAULTS: Final = 100
 _SHOWN: Final = 300
@@ -35,19 +36,31 @@ class InputSchemas:
             return []
         compiled = self._compiled.get((definition.name, version))
         if compiled is None:
-            compiled = self._compiled[definition.name, version] = _compile(definition.input_schema)
+            # Messages quote values; those of an input that is not to be seen in full quote none.
+            mask = REDACTED if _hidden(definition) else None
+            compiled = self._compiled[definition.name, version] = _compile(definition.input_schema, mask)
         if compiled.is_valid(value):
             return []
-        found = []
+        found: list[Fault] = []
         for error in compiled.iter_errors(value):
-            found.append(Fault(_path("input", error.instance_path), _said(error.message)))
+            place, message = error.instance_path, error.message
+            if (depth := covers(_hidden(definition), place)) is not None:
+                # The names of what stands in a hidden place are hidden too, and messages tell them.
+                place, message = place[:depth], "is not what the schema asks for"
+            fault = Fault(_path("input", place), _said(message))
+            if fault not in found:
+                found.append(fault)
             if len(found) == MAX_FAULTS:
                 break
         return found
 
 
-def _compile(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(dict(schema), offline=True)
+def _hidden(definition: Definition) -> Paths:
+    return () if definition.redaction is None else definition.redaction.input
+
+
+def _compile(schema: Mapping[str, Any], mask: str | None = None) -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(dict(schema), offline=True, mask=mask)
 
 
 def _path(path: str, below: list[str | int]) -> str:

@@ -8,10 +8,11 @@ the whole house.
 import logging
 import os
 import threading
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from app.saga.definition import Definition
 from app.saga.messages import Outcome, RecordType, Transition
@@ -48,9 +49,42 @@ sweeps: Final = Counter("saga_sweep", "Sweeps, and what they found", ["result"])
 
 
 def configure_logging(level: str = "INFO") -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Discreet("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in ("kombu", "alembic.runtime.plugins"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Discreet(logging.Formatter):
+    """Of an error it tells the way that it came and its kind, not its words: they quote what was at hand, as
+    PostgreSQL does with rows, pydantic with inputs, and a dictionary with a key that it lacks.
+    """
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "".join(_told(ei[1], set())).rstrip() if ei[1] is not None else ""
+
+
+def _told(error: BaseException, told: set[int]) -> Iterator[str]:
+    told.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in told:
+        yield from _told(before, told)
+        yield "which led to:\n"
+    for part in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        if id(part) not in told:
+            yield from _told(part, told)
+            yield "which is part of:\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{type(error).__module__}.{type(error).__qualname__}{_harmless(error)}\n"
+
+
+def _harmless(error: BaseException) -> str:
+    """What may be told of an error beside its kind: names and numbers."""
+    facts = [getattr(error, name, None) for name in ("sqlstate", "table_name", "column_name", "constraint_name")]
+    facts += [error.errno, error.strerror] if isinstance(error, OSError) else []
+    said = ", ".join(str(fact) for fact in facts if fact)
+    return f": {said}" if said else ""
 
 
 def attempt(definition: Definition, step: int, operation: Operation, outcome: Outcome) -> None:

@@ -15,6 +15,7 @@ from app.engine import Submission, not_allowed, summary
 from app.errors import Problem
 from app.house import House
 from app.input_schema import InputSchemas
+from app.redacting import discreet, restored_input, restored_step_input
 from app.saga.actions import refuse_restart
 from app.saga.fields import shown
 from app.saga.messages import (
@@ -91,18 +92,26 @@ class Operator:
         confirm_not_done: bool = False,
     ) -> Saga:
         given = new_input is not NOT_GIVEN
-        data = payload(self.house, new_input, "The input") if given else b""
-        steps: list[str] = []
+        if given:
+            payload(self.house, new_input, "The input")
+        asked_of: list[Saga] = []
 
         def message(at: Micros, saga: Saga) -> Retry:
-            steps[:] = [plan.name for plan in saga.definition.steps]
+            asked_of[:] = [saga]
             position = None if step is None else _position(saga, step)
             return Retry(at, self.caller.actor(reason), given, confirm_not_done, position)
 
         def payloads(transition: Transition) -> Mapping[str, bytes]:
             # The record that begins a new key names the step that the input is for.
-            renewed = (r for r in transition.records if r.type is RecordType.STEP_SCHEDULED and "key" in r.data)
-            return {input_of(steps[record.step]): data for record in renewed if record.step is not None}
+            (saga,) = asked_of
+            renewed = [r.step for r in transition.records if r.type is RecordType.STEP_SCHEDULED and "key" in r.data]
+            return {
+                input_of(saga.definition.steps[position].name): payload(
+                    self.house, restored_step_input(saga, position, new_input), "The input"
+                )
+                for position in renewed
+                if position is not None
+            }
 
         return await self._ask(saga_id, "retry", reason, message, payloads if given else None)
 
@@ -176,14 +185,15 @@ class Operator:
             raise not_allowed(old, refusal)
         definition, version = await find_definition(house, old.definition.name, None)
         given = new_input is not NOT_GIVEN
-        check_input(schemas, definition, version, new_input if given else old.payload(INPUT))
+        value = restored_input(old, new_input) if given else old.payload(INPUT)
+        check_input(schemas, definition, version, value)
         submission = Submission(
             tenant=old.tenant,
             key="",
             digest=b"",
             definition=definition,
             version=version,
-            input=payload(house, new_input, "The input") if given else old.payloads[INPUT],
+            input=payload(house, value, "The input") if given else old.payloads[INPUT],
             labels=old.labels,
             timeout_seconds=await self._timeout_given(old),
             notify_url=old.notify_url,
@@ -201,7 +211,7 @@ class Operator:
                 if key in taken:
                     continue
                 before, after = summary(old), {"restarted_as": key}
-                audit = AuditEntry(caller.name, "restart", reason, before, after, caller.address)
+                audit = AuditEntry(caller.name, "restart", discreet(old, reason), before, after, caller.address)
                 # No request of a submitter has this digest, so the key of a restart is nobody's to replay.
                 digest = secrets.token_bytes(32)
                 try:
@@ -280,6 +290,8 @@ class Operator:
         about = {"letter": letter["id"], "step": letter["step"], "operation": letter["operation"]}
         before, after = {**about, "status": OPEN}, {**about, "status": status}
         action = "discard" if status == "discarded" else "retry"
+        if letter["saga_id"] is not None:
+            reason = discreet(await self.house.engine.load(letter["saga_id"], caller.sees), reason)
         entry = AuditEntry(caller.name, action, reason, before, after, caller.address)
         if not await self.house.letters.close(letter["id"], caller.sees, status, entry):
             raise _closed(letter["id"], "closed")

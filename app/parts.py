@@ -84,6 +84,7 @@ def api(settings: Settings) -> None:
         http="httptools",
         access_log=False,
         log_level="warning",
+        log_config=None,  # uvicorn's errors are told as ours are
         timeout_graceful_shutdown=10,
         server_header=False,
     )

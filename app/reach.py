@@ -16,6 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.store.rotation import sampled_keys
 from app.store.schema import known_revisions
 
 ANSWER_SECONDS = 5.0
@@ -108,6 +109,22 @@ def ask_database(url: str) -> AnsweringDatabase:
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise _no_answer("PostgreSQL", "SAGA_DATABASE_URL", url, error) from None
     return AnsweringDatabase(version, ahead, took, revision, known_revisions())
+
+
+def payload_keys(url: str) -> set[str]:
+    """Ids of keys that payloads there are sealed with, as far as a look at some of them tells. Raises NoAnswer."""
+
+    async def ask() -> set[str]:
+        connection = await asyncpg.connect(plain_url(url), timeout=ANSWER_SECONDS, command_timeout=ANSWER_SECONDS)
+        try:
+            return await sampled_keys(connection)
+        finally:
+            await connection.close(timeout=ANSWER_SECONDS)
+
+    try:
+        return asyncio.run(ask())
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise _no_answer("PostgreSQL", "SAGA_DATABASE_URL", url, error) from None
 
 
 def plain_url(url: str) -> str:

@@ -125,6 +125,8 @@ def _check_kind(fields: Fields, *, from_file: bool) -> None:
 
 def _url(value: object) -> str:
     text = of_type(str, "an address such as http://127.0.0.1:9001")(value)
+    if "@" in text:
+        raise ValueError("must not hold a user or a password: give them as a header")
     if fault := address_fault(text):
         raise ValueError(fault)
     if urlsplit(text).query or urlsplit(text).fragment or "?" in text or "#" in text:
@@ -148,11 +150,11 @@ def address_fault(text: str) -> str | None:
 
 
 def _headers(value: object) -> dict[str, str]:
-    headers = of_type(dict, "an object of header names and texts")(value)
+    headers = of_type(dict, "an object of header names and texts", secret=True)(value)
     seen: set[str] = set()
     for name, text in headers.items():
         if not isinstance(name, str) or not _HEADER.fullmatch(name):
-            raise ValueError(f"{shown(name)} is not the name of a header")
+            raise ValueError("has a key that is not the name of a header")
         if _OURS.fullmatch(name):
             raise ValueError(f"{name} is set by the orchestrator itself")
         if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
@@ -164,7 +166,7 @@ def _headers(value: object) -> dict[str, str]:
 
 
 def _secret(value: object) -> str:
-    text = of_type(str, "a secret such as whsec_…")(value)
+    text = of_type(str, "a secret such as whsec_…", secret=True)(value)
     try:
         length = len(base64.b64decode(text.removeprefix("whsec_"), validate=True))
     except (binascii.Error, ValueError):
@@ -175,7 +177,7 @@ def _secret(value: object) -> str:
 
 
 def _secrets(value: object) -> list[str]:
-    secrets = of_type(list, "a list of secrets")(value)
+    secrets = of_type(list, "a list of secrets", secret=True)(value)
     if not 1 <= len(secrets) <= 10:
         raise ValueError("must be a list of 1 to 10 secrets")
     return [_secret(secret) for secret in secrets]

@@ -167,6 +167,10 @@ class Courier:
             self.wake()
 
     async def _deliver(self, notice: Notice) -> None:
+        if notice.unreadable is not None:
+            # Not the receiver's fault: it is tried for as long as a receiver would be, and never becomes a letter.
+            await self._put_off(notice, notice.unreadable)
+            return
         failure = await (self._tell(notice) if notice.service is None else self._hand_over(notice, notice.service))
         await probes.passed(probes.NOTICE_SENT, notice_id=notice.id)
         if failure is None:
@@ -174,9 +178,7 @@ class Courier:
             return
         why = readable(failure.why)
         if notice.service is None:
-            delay = delay_seconds(BACKOFF, notice.attempt, notice.id)
-            if await self._store.failed(notice, why, delay, self._settings.notify_for):
-                log.error("notice %s (%s of saga %s) is given up: %s", notice.id, notice.type, notice.saga_id, why)
+            await self._put_off(notice, why)
         elif failure.is_final or notice.attempt >= EVENT_BACKOFF.max_attempts:
             log.error("an event %s for %s is given up: %s", notice.type, notice.service, why)
             code = "refused" if failure.is_final else "exhausted"
@@ -184,6 +186,13 @@ class Courier:
             await self._store.dead(notice, {"code": code, "message": why, **status})
         else:
             await self._store.failed(notice, why, delay_seconds(EVENT_BACKOFF, notice.attempt, notice.id), None)
+
+    async def _put_off(self, notice: Notice, why: str) -> None:
+        """An event that is put off here is never given up: nobody would look for it among notices."""
+        delay = delay_seconds(BACKOFF, notice.attempt, notice.id)
+        keep = self._settings.notify_for if notice.service is None else None
+        if await self._store.failed(notice, why, delay, keep):
+            log.error("notice %s (%s of saga %s) is given up: %s", notice.id, notice.type, notice.saga_id, why)
 
     async def _tell(self, notice: Notice) -> _Failure | None:
         url = notice.url or ""

@@ -2,9 +2,10 @@
 
 import base64
 import binascii
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
@@ -39,10 +40,43 @@ def _mapping(text: str) -> str:
     return text
 
 
+PLAIN: Final = "plain"
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_KEY_BYTES: Final = 32
+
+
+def read_payload_keys(text: str) -> tuple[str | None, dict[str, bytes]]:
+    """(the id of the key that seals, or None for none; all keys by id). ValueError, which quotes no key."""
+    entries = text.split()
+    keys: dict[str, bytes] = {}
+    for number, entry in enumerate(entries, 1):
+        if number == 1 and entry == PLAIN:
+            continue
+        key_id, _, encoded = entry.partition(":")
+        if not _KEY_ID.fullmatch(key_id) or not encoded:
+            raise ValueError(f"entry {number} must be id:key, the id of letters, digits, - and _ (32 at most)")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != _KEY_BYTES:
+            raise ValueError(f"the key of entry {number} must be {_KEY_BYTES} bytes in base64: openssl rand -base64 32")
+        if key_id in keys:
+            raise ValueError(f"entry {number} has the id of an earlier one")
+        keys[key_id] = key
+    return (None if not keys or entries[0] == PLAIN else next(iter(keys))), keys
+
+
+def _payload_keys(given: SecretStr | None) -> SecretStr | None:
+    if given is not None:
+        read_payload_keys(given.get_secret_value())
+    return given
+
+
 class Settings(BaseSettings):
     """Read once at start; a process never changes its mind about them."""
 
-    model_config = SettingsConfigDict(env_prefix="SAGA_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SAGA_", extra="ignore", hide_input_in_errors=True)
 
     database_url: str = "postgresql://saga@127.0.0.1:5432/saga"
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -89,6 +123,11 @@ class Settings(BaseSettings):
     """A claimed attempt is given up this long after its own timeout."""
     stuck_after: float = Field(300, gt=0)
     max_payload_bytes: int = Field(262_144, gt=0)
+    max_call_bytes: int = Field(4_194_304, gt=0, validate_default=True)
+    """Of a whole call: a step's input, the outputs that it is told and, to undo it, its own."""
+    payload_keys: Annotated[SecretStr | None, AfterValidator(_payload_keys)] = None
+    """`id:key` of what seals payloads at rest, several with spaces between them: the first seals, each opens. `plain`
+    in front leaves what is written unsealed."""
     events_kept: float = Field(86_400, gt=0)
     """Events stay on the stream at least so long."""
 
@@ -117,6 +156,13 @@ class Settings(BaseSettings):
         if missing := [f"SAGA_{name.upper()}" for name in needed if not info.data.get(name)]:
             raise ValueError(f"needs {' and '.join(missing)} too")
         return issuer
+
+    @field_validator("max_call_bytes")
+    @classmethod
+    def _holds_a_payload(cls, given: int, info: ValidationInfo) -> int:
+        if given < (least := info.data.get("max_payload_bytes", 0)):
+            raise ValueError(f"must be at least SAGA_MAX_PAYLOAD_BYTES, which is {least}")
+        return given
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from typing import Final
 
 from app import broker
 from app.engine import Engine
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, PayloadUnreadable
 from app.observability import log
 from app.saga import rules
 from app.saga.messages import Transition, Woken
@@ -94,10 +94,16 @@ class Sweeper:
 
     async def _give_way(self, failed: Mapping[str, BaseException]) -> None:
         """A saga that cannot be looked at is told about, and does not keep others from being looked at."""
+        sealed: list[PayloadUnreadable] = []
         for saga_id, error in failed.items():
             if not isinstance(error, Exception) or isinstance(error, DatabaseUnavailable):
                 raise error
-            log.error("saga %s cannot be looked at", saga_id, exc_info=error)
+            if isinstance(error, PayloadUnreadable):
+                sealed.append(error)
+            else:
+                log.error("saga %s cannot be looked at", saga_id, exc_info=error)
+        if sealed:
+            log.error("%d sagas are left alone until they can be read: %s", len(sealed), sealed[0])
         await self._engine.sagas.put_off(list(failed), self._settings.redispatch_after)
 
     async def _resends_allowed(self, wanted: int) -> int:

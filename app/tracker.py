@@ -205,9 +205,8 @@ class Tracker:
                 if attempt < TRIES:
                     continue
                 log.exception("event %s of %s cannot be told to %s", event.id, event.source, follower.definition.name)
-                await self._give_up_event(
-                    event, follower, "internal-error", f"{type(error).__name__}: {error}", attempt
-                )
+                why = f"{type(error).__name__}: see the log of the worker"  # its words may quote a payload
+                await self._give_up_event(event, follower, "internal-error", why, attempt)
             return
 
     async def observe(self, follower: Follower, correlation: str, event: Event) -> None:
@@ -245,7 +244,7 @@ class Tracker:
     async def _give_up(
         self, name: str, saga: str, event_type: str, why: str, event: Any, code: str = "not-an-event", attempts: int = 1
     ) -> None:
-        log.error("an event %s is a dead letter: %s", event_type or "that cannot be read", readable(why))
+        log.error("an event %s is a dead letter: %s", event_type or "that cannot be read", code)
         observability.event(event_type if saga else "", DEAD)
         error = {"code": code, "message": readable(why)}
         await self._events.give_up(EventLetter(name, saga, event_type, attempts, error, event))

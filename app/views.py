@@ -1,7 +1,7 @@
 """Sagas as the world sees them: the JSON of the contract, section 3.
 
-Payloads are spliced in as they are stored (`orjson.Fragment`), so nothing here looks into them; what is made here is
-for `orjson.dumps` alone.
+Payloads are spliced in as they are stored (`orjson.Fragment`), so nothing here looks into them, but where the
+definition hides some of it (`redact`); what is made here is for `orjson.dumps` alone.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,10 @@ from typing import Any, Final
 import orjson
 
 from app.instants import rfc3339
+from app.redacting import masked
 from app.saga import rules
 from app.saga.definition import Definition
+from app.saga.redaction import Paths
 from app.saga.state import UNDER_WAY, Attention, Call, CallState, Error, Micros, State
 from app.store.sagas import INPUT, Saga, output_of
 
@@ -38,7 +40,7 @@ def saga_view(saga: Saga, *, payloads: bool = True) -> dict[str, Any]:
         "version": saga.version,
         "idempotency_key": saga.key,
         "state": state.state,
-        "input": _payload(saga, INPUT),
+        "input": _payload(saga, INPUT, () if definition.redaction is None else definition.redaction.input),
         "labels": saga.labels,
         "current_step": _current_step(definition, state),
         "completed_steps": [definition.steps[position].name for position in state.completed],
@@ -80,9 +82,9 @@ def _is_instant(name: str, value: Any) -> bool:
     return isinstance(value, int) and (name.endswith(("_at", "_until")) or name == "until")
 
 
-def _payload(saga: Saga, name: str) -> orjson.Fragment:
+def _payload(saga: Saga, name: str, hidden: Paths) -> orjson.Fragment:
     data = saga.payloads.get(name)
-    return _NULL if data is None else orjson.Fragment(data)
+    return _NULL if data is None else orjson.Fragment(masked(data, hidden) if hidden else data)
 
 
 def _attention(attention: Attention) -> dict[str, Any]:
@@ -92,12 +94,13 @@ def _attention(attention: Attention) -> dict[str, Any]:
 def _step(saga: Saga, position: int, *, payloads: bool) -> dict[str, Any]:
     plan, record = saga.definition.steps[position], saga.state.steps[position]
     call, undo = record.action, record.compensation
+    redaction = saga.definition.redaction
     view: dict[str, Any] = {
         "name": plan.name,
         "service": plan.service,
         "state": call.state,
         "attempts": call.attempts,
-        "output": _payload(saga, output_of(plan.name)),
+        "output": _payload(saga, output_of(plan.name), () if redaction is None else redaction.output(plan.name)),
         "error": None if call.error is None else error_view(call.error),
         "next_attempt_at": _next_attempt(call),
         "started_at": _time(call.started_at),

@@ -52,7 +52,7 @@ async def answer(request: Request, token: str) -> Response:
     if told.status == "succeeded":
         outcome = Outcome(OutcomeKind.SUCCEEDED, "called back", output=payload(house, told.output, "The output"))
     else:
-        outcome = Outcome(OutcomeKind.REFUSED, _message(told.error))
+        outcome = Outcome(OutcomeKind.REFUSED, _message(told.error), answer=dumps(told.error))
     saga, transition = await house.engine.answer(saga, step, name.operation, name.attempt, outcome)
     if transition.records:
         observability.attempt(saga.definition, step, name.operation, outcome)

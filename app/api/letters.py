@@ -12,8 +12,10 @@ from app.api.filters import PAGING, Query
 from app.api.openapi import describe, parameter
 from app.api.sagas import json_response, page_response, saga_response
 from app.errors import Problem
+from app.house import House
 from app.instants import rfc3339
 from app.operating import Operator
+from app.redacting import masked_event
 from app.saga.fields import shown
 from app.store.letters import STATUSES
 from app.store.sagas import Saga
@@ -27,8 +29,12 @@ def _letter_status(text: str) -> str:
     return text
 
 
-def _letter_view(letter: Mapping[str, Any]) -> dict[str, Any]:
-    return {**letter, "created_at": rfc3339(letter["created_at"])}
+async def _letter_view(house: House, letter: Mapping[str, Any]) -> dict[str, Any]:
+    view = {**letter, "created_at": rfc3339(letter["created_at"])}
+    if isinstance(event := letter.get("event"), dict):
+        followers = await house.definitions.followers(str(event.get("type")))
+        view["event"] = masked_event(event, [follower.definition for follower in followers])
+    return view
 
 
 @router.get(
@@ -54,7 +60,7 @@ async def letters(request: Request, caller: MayLook) -> Response:
         caller.sees, limit=limit, after=place, statuses=statuses, saga_id=of_saga
     )
     cursor = None if following is None else following.cursor()
-    return page_response(query, [_letter_view(letter) for letter in found], cursor)
+    return page_response(query, [await _letter_view(house_of(request), letter) for letter in found], cursor)
 
 
 PROBLEMS: Final = (400, 404, 409, 413, 422)
@@ -73,7 +79,9 @@ PROBLEMS: Final = (400, 404, 409, 413, 422)
 )
 async def retry_letter(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await read_reasoned(request, schemas.Reason)).reason
-    return _answer(await Operator(house_of(request), caller).retry_letter(_letter_id(id), reason))
+    return await _answer(
+        house_of(request), await Operator(house_of(request), caller).retry_letter(_letter_id(id), reason)
+    )
 
 
 @router.post(
@@ -88,7 +96,9 @@ async def retry_letter(request: Request, caller: MayOperate, id: str) -> Respons
 )
 async def discard_letter(request: Request, caller: MayOperate, id: str) -> Response:  # noqa: A002
     reason = (await read_reasoned(request, schemas.Reason)).reason
-    return _answer(await Operator(house_of(request), caller).discard_letter(_letter_id(id), reason))
+    return await _answer(
+        house_of(request), await Operator(house_of(request), caller).discard_letter(_letter_id(id), reason)
+    )
 
 
 def _letter_id(id: str) -> str:  # noqa: A002
@@ -98,5 +108,5 @@ def _letter_id(id: str) -> str:  # noqa: A002
         raise Problem(404, "letter-not-found", f"There is no dead letter {shown(id)}.") from None
 
 
-def _answer(done: Saga | dict[str, Any]) -> Response:
-    return saga_response(done) if isinstance(done, Saga) else json_response(_letter_view(done))
+async def _answer(house: House, done: Saga | dict[str, Any]) -> Response:
+    return saga_response(done) if isinstance(done, Saga) else json_response(await _letter_view(house, done))

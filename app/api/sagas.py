@@ -29,10 +29,11 @@ from app.api.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, tru
 from app.api.openapi import describe, parameter
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
-from app.errors import DatabaseUnavailable, Problem
+from app.errors import DatabaseUnavailable, PayloadUnreadable, Problem
 from app.house import House
 from app.instants import rfc3339
 from app.operating import Operator
+from app.redacting import discreet
 from app.store.listing import Filter
 from app.store.sagas import Saga
 from app.submitting import digest, idempotency_key, make_submission, traceparent
@@ -240,7 +241,16 @@ async def _events(house: House, tenant: str | None, saga: str, after: int, limit
     rows = await house.listing.history(saga, tenant, after=after, limit=limit)
     if rows is None:
         raise Problem(404, "saga-not-found", f"There is no saga {saga}.")
+    if any("poll" in row["data"] for row in rows):
+        # An address of the participant's making, which has to be kept as it is.
+        found = await house.engine.load(saga, tenant)
+        rows = [_poll_hidden(found, row) for row in rows]
     return [_event(row) for row in rows]
+
+
+def _poll_hidden(saga: Saga, row: dict[str, Any]) -> dict[str, Any]:
+    data = row["data"]
+    return {**row, "data": {**data, "poll": discreet(saga, data["poll"])}} if "poll" in data else row
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +272,8 @@ async def _stream(request: Request, caller: Caller, saga: str, after: int) -> Re
 
     async def lines() -> AsyncIterator[bytes]:
         seen, silent, asked = after, 0.0, time.monotonic()
-        with contextlib.suppress(DatabaseUnavailable):  # the stream ends, and an EventSource comes back
+        # Then the stream ends, and an EventSource comes back.
+        with contextlib.suppress(DatabaseUnavailable, PayloadUnreadable):
             while not waiting.leaving:
                 if time.monotonic() - asked > STREAM_ASKS_SECONDS:
                     if not await may_still(request, caller, Right.READ):

@@ -25,9 +25,10 @@ from app.cli.validate import check
 from app.client import Unreachable
 from app.errors import Problem
 from app.local.directory import RunningHouse
-from app.reach import NoAnswer, ask_database, ask_redis, waiting_at_redis
+from app.reach import NoAnswer, ask_database, ask_redis, payload_keys, waiting_at_redis
 from app.saga.yaml12 import load_yaml
 from app.settings import Settings
+from app.store.sealing import Sealer
 
 CONNECT_SECONDS: Final = 3.0
 OLDEST_POSTGRES: Final = 15
@@ -86,7 +87,7 @@ def examine(data: Path | None, sagas: Path | None) -> Iterator[Finding]:
     house = _house(data)
     database_url = os.environ.get("SAGA_DATABASE_URL") or (house.database_url if house else None)
     redis_url = os.environ.get("SAGA_REDIS_URL") or (house.redis_url if house else None)
-    yield from _database(database_url)
+    yield from _database(database_url, settings)
     yield _redis(redis_url)
     folder = sagas or (settings.sagas_dir if settings is not None else None)
     yield from _definitions(folder)
@@ -135,7 +136,7 @@ _NO_SERVER: Final = (
 )
 
 
-def _database(url: str | None) -> Iterator[Finding]:
+def _database(url: str | None, settings: Settings | None) -> Iterator[Finding]:
     if url is None:
         says, advice = (text.format(variable="SAGA_DATABASE_URL") for text in _NO_SERVER)
         yield Finding("warn", "database", says, advice)
@@ -164,6 +165,26 @@ def _database(url: str | None) -> Iterator[Finding]:
         yield Finding("warn", "clock", says, "set both by NTP; sagas go by the database's")
     else:
         yield Finding("ok", "clock", f"the database's differs by {duration(abs(ahead))}")
+    if not database.missing:
+        yield from _payload_keys(url, settings)
+
+
+def _payload_keys(url: str, settings: Settings | None) -> Iterator[Finding]:
+    """Nothing where nothing is sealed."""
+    try:
+        used = payload_keys(url)
+    except NoAnswer as error:
+        yield Finding("warn", "keys", f"what payloads are sealed with could not be seen: {error}")
+        return
+    sealer = Sealer() if settings is None else Sealer.of(settings)
+    unknown = sorted(used - set(sealer.known))
+    if unknown:
+        names = ", ".join(name or "(damaged)" for name in unknown)
+        says = f"payloads are sealed with keys that SAGA_PAYLOAD_KEYS does not name here: {names}"
+        yield Finding("warn", "keys", says, "add them; what they seal cannot be read, and its sagas are left alone")
+    elif used or sealer.current is not None:
+        now = sealer.current or "nothing"
+        yield Finding("ok", "keys", f"payloads are sealed with {now}; the keys of those looked at are known")
 
 
 def _redis(url: str | None) -> Finding:

@@ -86,6 +86,7 @@ class EmbeddedPostgres(EmbeddedServer):
             "autovacuum_naptime": "10s",
             "log_checkpoints": "off",
             "logging_collector": "off",
+            "log_error_verbosity": "terse",  # the details of an error are rows
             "fsync": on_if_durable,
             "synchronous_commit": on_if_durable,
             "full_page_writes": on_if_durable,

@@ -140,7 +140,9 @@ class HttpParticipant:
                 content = await _read(response, self._max_output_bytes)
         except (aiohttp.ClientError, OSError, ValueError, _TooLate) as error:
             # The work goes on, whether or not it can be asked about; `callback_timeout` bounds it.
-            log.info("%s cannot be asked about %s of saga %s: %s", url, attempt.step, attempt.saga_id, _said(error))
+            # Without the address: it is the participant's, and names what it likes.
+            name, kind = self._service.name, type(error).__name__
+            log.info("%s cannot be asked about %s of saga %s: %s", name, attempt.step, attempt.saga_id, kind)
             return None
         if response.status in PROXY:
             return None
@@ -231,6 +233,7 @@ def _recorded(outcome: Outcome, started: float, content: bytes | None) -> Outcom
     record: dict[str, Any] = {**outcome.record, "ms": round((time.monotonic() - started) * 1000, 1)}
     if outcome.kind is not OutcomeKind.SUCCEEDED and content:
         record["head"] = readable(content[: HEAD_LENGTH * 4].decode("utf-8", "replace"), HEAD_LENGTH)
+        return replace(outcome, record=record, answer=content)
     return replace(outcome, record=record)
 
 

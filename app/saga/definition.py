@@ -22,6 +22,7 @@ from app.saga.durations import parse_duration
 from app.saga.fields import Fault, Faults, Fields, number, of_type, one_of, or_nothing, shown, whole_number
 from app.saga.graph import circles, downstream_of, upstream_of
 from app.saga.jsonable import json_fault, text_fault
+from app.saga.redaction import MAX_EXPRESSIONS, Redaction, fault_of, read_redaction
 
 COMPENSATION_REQUESTED = "CompensationRequested"
 """The one event that the orchestrator itself publishes."""
@@ -111,7 +112,11 @@ class Definition:
     """Of a choreography: the event that begins it."""
     correlation: str | None = None
     """Of a choreography: JMESPath over an event, which says what saga it belongs to."""
+    redact: tuple[str, ...] = ()
+    """Places in the input and in outputs that people are not shown."""
 
+    redaction: Redaction | None = field(init=False, repr=False, compare=False)
+    """What `redact` means; None where nothing is hidden."""
     index: Mapping[str, int] = field(init=False, repr=False, compare=False)
     dependencies: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     upstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
@@ -123,6 +128,7 @@ class Definition:
         dependencies = tuple(tuple(index[name] for name in step.depends_on) for step in self.steps)
         upstream = upstream_of(dependencies)
         derived = {
+            "redaction": read_redaction(self.redact, list(index)) if self.redact else None,
             "index": index,
             "dependencies": dependencies,
             "upstream": upstream,
@@ -142,6 +148,8 @@ def to_document(definition: Definition) -> dict[str, Any]:
         "on_compensation_failure": definition.on_compensation_failure,
         "steps": [_step_document(step) for step in definition.steps],
     }
+    if definition.redact:
+        document["redact"] = list(definition.redact)
     if definition.type == "choreography":
         return {**document, "started_by": definition.started_by, "correlation": definition.correlation}
     if definition.max_concurrent is not None:
@@ -234,6 +242,7 @@ def parse_definition(document: object, services: Collection[str] | None) -> Defi
     else:
         max_concurrent = fields.optional("max_concurrent", or_nothing(whole_number(1, MAX_COUNT)), None)
         input_schema = fields.optional("input_schema", or_nothing(_schema), None)
+    redact = fields.optional("redact", or_nothing(_list_of_places), None) or []
     documents: list[Any] = fields.required("steps", _list_of_steps, [])
     fields.refuse_others()
     written = [Fields(step, f"steps[{position}]", faults) for position, step in enumerate(documents)]
@@ -241,6 +250,7 @@ def parse_definition(document: object, services: Collection[str] | None) -> Defi
         steps = _join(written, [_step(step, services) for step in written], faults)
     else:
         steps = _join_events(written, [_listener(step, services) for step in written], started_by, faults)
+    _check_places(fields, redact, [step.name for step in steps])
     if faults.found:
         raise DefinitionInvalid(faults.found)
     return Definition(
@@ -253,6 +263,7 @@ def parse_definition(document: object, services: Collection[str] | None) -> Defi
         steps=steps,
         started_by=started_by,
         correlation=correlation,
+        redact=tuple(redact),
     )
 
 
@@ -477,6 +488,14 @@ def _check_values(fields: Fields, step: Step, visible: Collection[str], all_step
             fields.fault(key, fault)
 
 
+def _check_places(fields: Fields, redact: list[Any], steps: Collection[str]) -> None:
+    for position, expression in enumerate(redact):
+        is_expression = isinstance(expression, str)
+        fault = fault_of(expression, steps) if is_expression else f"must be an expression, not {shown(expression)}"
+        if fault:
+            fields.fault(f"redact[{position}]", fault)
+
+
 def _name(value: object) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"must be a letter and up to 63 letters, digits, - or _, not {shown(value)}")
@@ -550,6 +569,13 @@ def _list_of_steps(value: object) -> list[Any]:
     if not 1 <= len(steps) <= MAX_STEPS:
         raise ValueError(f"must be a list of 1 to {MAX_STEPS:,} steps, not of {len(steps):,}")
     return steps
+
+
+def _list_of_places(value: object) -> list[Any]:
+    places = of_type(list, "a list of expressions such as input.card.number")(value)
+    if len(places) > MAX_EXPRESSIONS:
+        raise ValueError(f"must be a list of at most {MAX_EXPRESSIONS} expressions, not of {len(places):,}")
+    return places
 
 
 def _list_of_statuses(value: object) -> list[int]:

@@ -111,6 +111,11 @@ def check_correlation(expression: str) -> str | None:
     return f"copies the event more than {MAX_COPIES} times over" if copies > MAX_COPIES else None
 
 
+def tree(expression: str) -> Any:
+    """What jmespath makes of an expression, unchecked; ValueError says why it is none."""
+    return _compiled(expression).parsed
+
+
 def _underscored(step: str) -> str:
     return step.replace("-", "_")
 

@@ -107,10 +107,13 @@ def shown(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def of_type(kind: type[T], what: str) -> Callable[[object], T]:
+def of_type(kind: type[T], what: str, *, secret: bool = False) -> Callable[[object], T]:
+    """`secret`: what stands there instead is not to be shown."""
+
     def convert(value: object) -> T:
         if not isinstance(value, kind):
-            raise ValueError(f"must be {what}, not {shown(value)}")  # noqa: TRY004 - see above
+            seen = "" if secret else f", not {shown(value)}"
+            raise ValueError(f"must be {what}{seen}")  # noqa: TRY004 - see above
         return value
 
     return convert

@@ -43,6 +43,9 @@ class Outcome:
     poll_url: str | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     """For the history: milliseconds, head of the answer."""
+    answer: bytes = b""
+    """The whole of an answer that was no success, which `head` is the beginning of. Kept nowhere: it says what in such
+    texts has to be hidden (`app.redacting`)."""
 
 
 # --- messages ---------------------------------------------------------------------------------------------------

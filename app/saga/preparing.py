@@ -12,6 +12,30 @@ from app.saga.messages import ConditionFalse, Inexpressible
 from app.saga.state import ACTION, Micros, Operation, State
 
 
+def known_to(
+    definition: Definition,
+    state: State,
+    step: int,
+    *,
+    saga_id: str,
+    key: str,
+    saga_input: Callable[[], Any],
+    output: Callable[[str], Any],
+) -> dict[str, Any]:
+    """The document that a step's expressions see: what is upstream of it."""
+    return expressions.document(
+        saga_input(),
+        {
+            other.name: (str(state.steps[position].action.state), output(other.name))
+            for position, other in enumerate(definition.steps)
+            if position in definition.upstream[step]
+        },
+        saga_id=saga_id,
+        key=key,
+        name=definition.name,
+    )
+
+
 def prepare(
     definition: Definition,
     state: State,
@@ -34,17 +58,7 @@ def prepare(
     as_it_stands = renewed or plan.input is None
     if plan.when is None and as_it_stands:
         return None
-    document = expressions.document(
-        saga_input(),
-        {
-            other.name: (str(state.steps[position].action.state), output(other.name))
-            for position, other in enumerate(definition.steps)
-            if position in definition.upstream[step]
-        },
-        saga_id=saga_id,
-        key=key,
-        name=definition.name,
-    )
+    document = known_to(definition, state, step, saga_id=saga_id, key=key, saga_input=saga_input, output=output)
     try:
         first = operation == ACTION and state.steps[step].action.attempts == 0
         if first and plan.when is not None and not expressions.truthy(expressions.evaluate(plan.when, document)):

@@ -139,6 +139,7 @@ class Database:
             pool_size=2,
             max_overflow=max(pool - 2, 0),
             pool_pre_ping=True,
+            hide_parameters=True,
             pool_timeout=CONNECT_SECONDS,
             connect_args={
                 "timeout": CONNECT_SECONDS,

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from app.access import NO_TENANT
+from app.errors import PayloadUnreadable
+from app.observability import log
 from app.store.database import Connection, Database
+from app.store.sealing import EVENT, LETTER, NOTICE, Sealer
 
 TOPIC: Final = "event"
 """Of the outbox. Its payload is the text of a CloudEvent, as it goes to the stream."""
@@ -22,6 +25,7 @@ TOPIC: Final = "event"
 REMEMBERED: Final = timedelta(days=7)
 PUBLISHED_AGAIN: Final = timedelta(days=1)
 """As old as what a lost stream is filled with again: the kit's outboxes keep as much."""
+PUBLISHED_AT_ONCE: Final = 500
 FORGOTTEN_AT_ONCE: Final = 1000
 
 TRACKED: Final = "event"
@@ -30,23 +34,26 @@ DELIVERED: Final = "delivery"
 
 _ACCEPT: Final = f"""
     WITH new AS (
-        INSERT INTO event_seen (reader, source, id, event) VALUES ('', $1, $2, $3)
-        ON CONFLICT DO NOTHING RETURNING event
+        INSERT INTO event_seen (reader, source, id, codec, event) VALUES ('', $1, $2, $3, $4)
+        ON CONFLICT DO NOTHING RETURNING id
     )
-    INSERT INTO outbox (topic, payload) SELECT '{TOPIC}', to_jsonb(event) FROM new RETURNING id"""
-_PUBLISH_AGAIN: Final = f"""
-    INSERT INTO outbox (topic, payload) SELECT '{TOPIC}', to_jsonb(event) FROM event_seen
-    WHERE reader = '' AND at > now() - $1::interval ORDER BY at"""
+    INSERT INTO outbox (topic, payload) SELECT '{TOPIC}', to_jsonb($5::text) FROM new RETURNING id"""
+_ACCEPTED: Final = """
+    SELECT source, id, codec, event FROM event_seen WHERE reader = '' AND at > now() - $1::interval ORDER BY at"""
+_PUBLISH: Final = f"""
+    INSERT INTO outbox (topic, payload)
+    SELECT '{TOPIC}', to_jsonb(e.event) FROM unnest($1::text[]) WITH ORDINALITY AS e(event, number) ORDER BY number"""
 _DELIVER: Final = """
     WITH asked AS (
         SELECT DISTINCT ON (service, source, id) *
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[]) AS a(service, source, id, type, body)
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::smallint[], $7::bytea[])
+            AS a(service, source, id, type, notice, codec, body)
     ), new AS (
         INSERT INTO event_seen (reader, source, id) SELECT service, source, id FROM asked ORDER BY service, source, id
         ON CONFLICT DO NOTHING RETURNING reader, source, id
     )
-    INSERT INTO notice (service, type, body, created_at)
-    SELECT a.service, a.type, a.body, now() FROM asked AS a
+    INSERT INTO notice (id, service, type, codec, body, created_at)
+    SELECT a.notice, a.service, a.type, a.codec, a.body, now() FROM asked AS a
     JOIN new ON (new.reader, new.source, new.id) = (a.service, a.source, a.id)
     RETURNING id"""
 _FORGET: Final = """
@@ -55,8 +62,8 @@ _FORGET: Final = """
     )"""
 _LETTER: Final = f"""
     WITH letter AS (
-        INSERT INTO dead_letter (id, tenant, saga, step, operation, attempts, error, status, created_at, event)
-        VALUES ($1, '{NO_TENANT}', $2, $3, '{TRACKED}', $4, $5, 'open', clock_timestamp(), $6)
+        INSERT INTO dead_letter (id, tenant, saga, step, operation, attempts, error, status, created_at, codec, event)
+        VALUES ($1, '{NO_TENANT}', $2, $3, '{TRACKED}', $4, $5, 'open', clock_timestamp(), $6, $7)
         ON CONFLICT (id) DO NOTHING RETURNING id
     )
     INSERT INTO outbox (topic, payload)
@@ -91,30 +98,58 @@ class EventLetter:
     """The CloudEvent, or what stands in its place as a text."""
 
 
+def owner_of_event(source: str, event_id: str) -> str:
+    return f"{source}\0{event_id}"
+
+
 class Events:
-    def __init__(self, database: Database) -> None:
-        self._lane = database.lane()
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._sealer, self._lane = sealer, database.lane()
 
     async def accept(self, source: str, event_id: str, text: str) -> bool:
         """Has the event published; False where it is known."""
-        return bool(await self._lane.run(lambda c: c.fetchval(_ACCEPT, source, event_id, text)))
+        kept = self._sealer.seal_text(owner_of_event(source, event_id), EVENT, text)
+        return bool(await self._lane.run(lambda c: c.fetchval(_ACCEPT, source, event_id, *kept, text)))
 
     async def publish_again(self) -> None:
         """What came by the door within a day, into a stream that has lost it."""
-        await self._lane.run(lambda c: c.execute(_PUBLISH_AGAIN, PUBLISHED_AGAIN))
+        await self._lane.run(self._publish_again)
+
+    async def _publish_again(self, connection: Connection) -> None:
+        async with connection.transaction():
+            accepted = await connection.cursor(_ACCEPTED, PUBLISHED_AGAIN)
+            while rows := await accepted.fetch(PUBLISHED_AT_ONCE):
+                texts = [text for row in rows if (text := self._text(row)) is not None]
+                await connection.execute(_PUBLISH, texts)
+
+    def _text(self, row: Mapping[str, Any]) -> str | None:
+        owner = owner_of_event(row["source"], row["id"])
+        try:
+            return self._sealer.open_text(owner, EVENT, row["codec"], row["event"])
+        except PayloadUnreadable as error:
+            log.error("an event is not published again: %s", error)
+            return None
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         """Has these posted; returns how many were not known."""
-        columns = [[getattr(each, name) for each in deliveries] for name in ("service", "source", "id", "type", "body")]
-        return len(await self._lane.run(lambda c: c.fetch(_DELIVER, *columns)))
+        rows = []
+        for each in deliveries:
+            notice_id = str(uuid4())
+            sealed = self._sealer.seal(notice_id, NOTICE, each.body)
+            rows.append((each.service, each.source, each.id, each.type, notice_id, *sealed))
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return len(await self._lane.run(lambda c: c.fetch(_DELIVER, *columns))) if rows else 0
 
     async def give_up(self, letter: EventLetter) -> None:
         """A letter that is there already stays as it is."""
         letter_id = uuid5(NAMESPACE_URL, f"{TRACKED}/{letter.saga}/{letter.name}")
-        error, event = json.dumps(letter.error), json.dumps(letter.event)
+        error, event = (
+            json.dumps(letter.error),
+            self._sealer.seal_json(str(letter_id), LETTER, json.dumps(letter.event)),
+        )
 
         async def write(connection: Connection) -> None:
-            await connection.execute(_LETTER, letter_id, letter.saga, letter.type, letter.attempts, error, event)
+            await connection.execute(_LETTER, letter_id, letter.saga, letter.type, letter.attempts, error, *event)
 
         await self._lane.run(write)
 

@@ -1,14 +1,17 @@
 """Dead letters, and the audit trail: what operators read and close."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from sqlalchemy import Select, Table, func, select, text, tuple_, update
 
+from app.errors import PayloadUnreadable
 from app.store.audit import AuditEntry, record
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
+from app.store.sealing import LETTER, NOTICE, PLAIN_CODEC, Sealer
 from app.store.tables import audit as audit_table
 from app.store.tables import dead_letter as table
 from app.store.tables import of_tenant
@@ -18,13 +21,13 @@ STATUSES: Final = (OPEN, "retried", "resolved", "discarded", "noted")
 
 
 _DELIVER_AGAIN: Final = text("""
-    INSERT INTO notice (id, tenant, service, type, body, created_at)
-    SELECT id, tenant, service, step, convert_to(event::text, 'UTF8'), now() FROM dead_letter WHERE id = :id""")
+    INSERT INTO notice (id, tenant, service, type, codec, body, created_at)
+    SELECT id, tenant, service, step, :codec, :body, now() FROM dead_letter WHERE id = :id""")
 
 
 class Letters:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database, self._sealer = database, sealer
 
     async def page(
         self,
@@ -35,7 +38,10 @@ class Letters:
         statuses: Sequence[str] = (),
         saga_id: str | None = None,
     ) -> tuple[list[dict[str, Any]], Place | None]:
-        """{id, saga_id, saga, step, operation, attempts, error, status, created_at}, newest first."""
+        """{id, saga_id, saga, step, operation, attempts, error, status, created_at}, newest first.
+
+        Where an event cannot be read, a sentence takes its place.
+        """
         statement = select(table).where(of_tenant(table, tenant))
         if statuses:
             statement = statement.where(table.c.status.in_(statuses))
@@ -46,16 +52,29 @@ class Letters:
             statement = statement.where(place < tuple_(to_moment(after.at), after.id))
         statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1)
         async with self._database.connect() as connection:
-            rows = [_letter(row) for row in (await connection.execute(statement)).mappings()]
+            rows = [self._shown(row) for row in (await connection.execute(statement)).mappings()]
         found = rows[:limit]
         more = len(rows) > limit
         return found, Place(found[-1]["created_at"], UUID(found[-1]["id"])) if more else None
 
+    def _shown(self, row: Mapping[Any, Any]) -> dict[str, Any]:
+        try:
+            return self._letter(row)
+        except PayloadUnreadable as error:
+            return self._letter({**row, "codec": PLAIN_CODEC, "event": str(error)})
+
+    def _letter(self, row: Mapping[Any, Any]) -> dict[str, Any]:
+        if row["saga_id"] is not None:
+            return _plain(row, table, but=("tenant", "closed_at", "codec", "service", "event"))
+        event = self._sealer.open_json(str(row["id"]), LETTER, row["codec"], row["event"])
+        return _plain({**row, "event": event}, table, but=("tenant", "closed_at", "codec"))
+
     async def get(self, letter_id: str, tenant: str | None) -> dict[str, Any] | None:
+        """Raises PayloadUnreadable."""
         statement = select(table).where(table.c.id == letter_id, of_tenant(table, tenant))
         async with self._database.connect() as connection:
             row = (await connection.execute(statement)).mappings().first()
-        return None if row is None else _letter(row)
+        return None if row is None else self._letter(row)
 
     async def close(
         self, letter_id: str, tenant: str | None, status: Literal["discarded", "retried"], entry: AuditEntry
@@ -68,14 +87,16 @@ class Letters:
             update(table)
             .where(table.c.id == letter_id, of_tenant(table, tenant), table.c.status == OPEN)
             .values(status=status, closed_at=func.clock_timestamp())
-            .returning(table.c.tenant, table.c.saga_id, table.c.service)
+            .returning(table.c.tenant, table.c.saga_id, table.c.service, table.c.codec, table.c.event)
         )
         async with self._database.begin() as connection:
             closed = (await connection.execute(statement)).one_or_none()
             if closed is None:
                 return False
             if status == "retried" and closed.service is not None:
-                await connection.execute(_DELIVER_AGAIN, {"id": letter_id})
+                event = self._sealer.open_json(letter_id, LETTER, closed.codec, closed.event)
+                codec, body = self._sealer.seal(letter_id, NOTICE, json.dumps(event, ensure_ascii=False).encode())
+                await connection.execute(_DELIVER_AGAIN, {"id": letter_id, "codec": codec, "body": body})
             await record(connection, closed.tenant, entry, closed.saga_id)
         return True
 
@@ -94,11 +115,6 @@ class Letters:
             rows = [dict(row) for row in result.mappings()]
         number = rows[limit - 1]["id"] if len(rows) > limit else None
         return [_plain(row, audit_table, but=("id", "tenant", "subject", "address")) for row in rows[:limit]], number
-
-
-def _letter(row: Mapping[Any, Any]) -> dict[str, Any]:
-    of_an_event = () if row["saga_id"] is None else ("service", "event")
-    return _plain(row, table, but=("tenant", "closed_at", *of_an_event))
 
 
 def _plain(row: Mapping[Any, Any], table: Table, *, but: Sequence[str]) -> dict[str, Any]:

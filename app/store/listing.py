@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -79,19 +79,17 @@ class Listing:
         asked_at = time.monotonic()
         async with self._database.connect() as connection:
             rows = [dict(row) for row in (await connection.execute(statement)).mappings()]
-            named: dict[UUID, dict[str, bytes]] = {}
+            named: dict[UUID, list[tuple[Any, ...]]] = {}  # (name, codec, data)
             if payloads and rows:
                 ids = [row["id"] for row in rows[:limit]]
-                read = select(saga_payload.c.saga_id, saga_payload.c.name, saga_payload.c.data)
-                for row in await connection.execute(read.where(saga_payload.c.saga_id.in_(ids))):
-                    named.setdefault(row.saga_id, {})[row.name] = row.data
-        found = [
-            replace(
-                await self._sagas.from_row({**row, "names": None, "datas": None}, asked_at),
-                payloads=named.get(row["id"], {}),
-            )
-            for row in rows[:limit]
-        ]
+                kept = await connection.execute(select(saga_payload).where(saga_payload.c.saga_id.in_(ids)))
+                for saga_id, *sealed in kept:
+                    named.setdefault(saga_id, []).append(tuple(sealed))
+        found = []
+        for each in rows[:limit]:
+            columns = list(zip(*named.get(each["id"], ()), strict=True)) or [(), (), ()]
+            sealed_payloads = dict(zip(("names", "codecs", "datas"), columns, strict=True))
+            found.append(await self._sagas.from_row({**each, **sealed_payloads}, asked_at))
         more = len(rows) > limit
         return found, Place(found[-1].state.created_at, UUID(found[-1].id)) if more else None
 

@@ -16,9 +16,11 @@ import orjson
 from sqlalchemy import Delete, Update, case, delete, func, null, select, tuple_, update
 
 from app.access import Caller
+from app.errors import PayloadUnreadable
 from app.store.audit import AuditEntry, record
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
+from app.store.sealing import LETTER, NOTICE, Sealer
 from app.store.tables import notice as table
 from app.store.tables import of_tenant
 
@@ -42,7 +44,7 @@ _LEASE: Final = """
     )
     UPDATE notice AS n SET attempts = n.attempts + 1, due_at = now() + $3
     FROM (SELECT id FROM first UNION ALL SELECT id FROM again) AS due WHERE n.id = due.id
-    RETURNING n.id, n.saga_id, n.type, n.url, n.service, n.body, n.attempts"""
+    RETURNING n.id, n.saga_id, n.type, n.url, n.service, n.codec, n.body, n.attempts"""
 _TOLD: Final = "DELETE FROM notice WHERE id = $1"
 # Of this attempt: what a person has had sent again meanwhile begins anew.
 _FAILED: Final = """
@@ -55,9 +57,9 @@ _DEAD: Final = """
     WITH gone AS (
         DELETE FROM notice WHERE id = $1 AND attempts = $2 RETURNING *
     ), letter AS (
-        INSERT INTO dead_letter (id, tenant, saga, step, operation, attempts, error, status, created_at, service, event)
-        SELECT id, tenant, '', type, 'delivery', attempts, $3, 'open', clock_timestamp(), service,
-            convert_from(body, 'UTF8')::jsonb FROM gone
+        INSERT INTO dead_letter (id, tenant, saga, step, operation, attempts, error, status, created_at, service, codec,
+            event)
+        SELECT id, tenant, '', type, 'delivery', attempts, $3, 'open', clock_timestamp(), service, $4, $5 FROM gone
         ON CONFLICT (id) DO UPDATE SET status = 'open', attempts = excluded.attempts, error = excluded.error,
             closed_at = NULL
         RETURNING id, step, operation
@@ -78,11 +80,13 @@ class Notice:
     body: bytes
     attempt: int
     """From 1 on: the one that this lease is for."""
+    unreadable: str | None = None
+    """Why there is no `body`."""
 
 
 class Notices:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database, self._sealer = database, sealer
         self._lane = database.lane()  # every sweep asks, so it is one statement on an open connection
 
     # --- for who delivers them ---
@@ -90,18 +94,24 @@ class Notices:
     async def lease(self, first: int, again: int) -> list[Notice]:
         """What is due, for half a minute ours: at most so many that were not tried yet, and so many that were."""
         rows = await self._lane.run(lambda connection: connection.fetch(_LEASE, first, again, LEASE))
-        return [
-            Notice(
-                str(row["id"]),
-                None if row["saga_id"] is None else str(row["saga_id"]),
-                row["type"],
-                row["url"],
-                row["service"],
-                row["body"],
-                row["attempts"],
-            )
-            for row in rows
-        ]
+        return [self._leased(row) for row in rows]
+
+    def _leased(self, row: Mapping[str, Any]) -> Notice:
+        notice_id, body, unreadable = str(row["id"]), b"", None
+        try:
+            body = self._sealer.open(notice_id, NOTICE, row["codec"], row["body"])
+        except PayloadUnreadable as error:
+            unreadable = str(error)
+        return Notice(
+            notice_id,
+            None if row["saga_id"] is None else str(row["saga_id"]),
+            row["type"],
+            row["url"],
+            row["service"],
+            body,
+            row["attempts"],
+            unreadable,
+        )
 
     async def told(self, notice: Notice) -> None:
         await self._lane.run(lambda connection: connection.execute(_TOLD, notice.id))
@@ -109,7 +119,10 @@ class Notices:
     async def dead(self, notice: Notice, error: Mapping[str, Any]) -> None:
         """Gives up an event: a dead letter takes its place."""
         said = orjson.dumps(error).decode()
-        await self._lane.run(lambda connection: connection.execute(_DEAD, notice.id, notice.attempt, said))
+        codec, event = self._sealer.seal_json(notice.id, LETTER, notice.body.decode())
+        await self._lane.run(
+            lambda connection: connection.execute(_DEAD, notice.id, notice.attempt, said, codec, event)
+        )
 
     async def failed(self, notice: Notice, error: str, delay_seconds: float, keep_seconds: float | None) -> bool:
         """Puts it off, or gives it up where it has been tried for `keep_seconds`: whether it did that."""

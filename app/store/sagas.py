@@ -17,6 +17,8 @@ from typing import Any, Final
 import orjson
 
 from app import probes
+from app.errors import PayloadUnreadable
+from app.observability import log
 from app.saga import rules
 from app.saga.definition import Definition
 from app.saga.messages import ClosedLetter, DeadLetter, Record
@@ -25,9 +27,7 @@ from app.store.audit import AuditEntry, record_at
 from app.store.coalesce import Coalescer
 from app.store.database import Connection, Database, to_micros, to_moment
 from app.store.definitions import Definitions
-
-JSON_CODEC: Final = 0
-"""Of payload rows; other numbers are for encryption."""
+from app.store.sealing import NOTICE, Sealer
 
 INPUT: Final = "input"
 NO_INPUT: Final = b"null"
@@ -37,6 +37,8 @@ TAKEN: Final = "taken"
 """Of `saga.place`: a place of a definition with `max_concurrent`."""
 
 ADMITTED_AT_ONCE: Final = 100
+PASSED_OVER: Final = 5
+"""So often it is looked further down the line for sagas that can be read."""
 
 
 def output_of(step: str) -> str:
@@ -168,10 +170,11 @@ def early_enough(saga: Saga, state: State) -> Micros | None:
 
 _COLUMNS: Final = """
     s.id, s.tenant, s.idempotency_key, s.definition, s.version, s.labels, s.notify_url, s.traceparent, s.restarted_from,
-    s.document, s.wake_at, clock_timestamp() AS now, p.names, p.datas"""
+    s.document, s.wake_at, clock_timestamp() AS now, p.names, p.codecs, p.datas"""
 _PAYLOADS: Final = """
     LEFT JOIN LATERAL (
-        SELECT array_agg(name) AS names, array_agg(data) AS datas FROM saga_payload WHERE saga_id = s.id
+        SELECT array_agg(name) AS names, array_agg(codec) AS codecs, array_agg(data) AS datas
+        FROM saga_payload WHERE saga_id = s.id
     ) AS p ON true"""
 _LOAD: Final = f"""
     SELECT {_COLUMNS} FROM unnest($1::uuid[]) AS wanted(id) JOIN saga AS s ON s.id = wanted.id {_PAYLOADS}
@@ -234,6 +237,7 @@ _PLACES_TAKEN: Final = f"SELECT count(*) FROM saga WHERE definition = $1 AND pla
 _FIRST_IN_LINE: Final = f"""
     SELECT {_COLUMNS} FROM saga AS s {_PAYLOADS}
     WHERE s.definition = $1 AND s.place = '{WAITED_FOR}' AND s.waits_since <= now() AND s.format <= {FORMAT}
+        AND s.id <> ALL($3::uuid[])
     ORDER BY s.waits_since, s.id LIMIT $2"""
 _PUT_INPUT: Final = f"""
     INSERT INTO saga_payload (saga_id, name, codec, data) VALUES ($1, '{INPUT}', $2, $3)
@@ -252,7 +256,9 @@ _CLOSE_LETTER: Final = """
     UPDATE dead_letter SET status = $4, closed_at = $5
     WHERE saga_id = $1 AND step = $2 AND operation = $3 AND status = 'open'"""
 _NOTICE: Final = "INSERT INTO outbox (topic, payload) VALUES ('dead-letter', $1)"
-_TELL: Final = "INSERT INTO notice (tenant, saga_id, type, url, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)"
+_TELL: Final = """
+    INSERT INTO notice (id, tenant, saga_id, type, url, codec, body, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
 _PUBLISH: Final = """
     INSERT INTO outbox (topic, payload)
     SELECT 'event', to_jsonb(e.event) FROM unnest($1::text[]) WITH ORDINALITY AS e(event, number) ORDER BY number"""
@@ -263,11 +269,13 @@ def _json(value: Any) -> str:
 
 
 class Sagas:
-    def __init__(self, database: Database, definitions: Definitions) -> None:
-        self._database, self._definitions = database, definitions
+    def __init__(self, database: Database, definitions: Definitions, sealer: Sealer) -> None:
+        self._database, self._definitions, self._sealer = database, definitions, sealer
         reading, writing, inserting = database.lane(), database.lane(), database.lane()
         self._admitting = database.lane()
-        self._load = Coalescer[str, Saga | None](lambda ids: reading.run(lambda c: self._load_batch(c, ids)))
+        self._load = Coalescer[str, Saga | PayloadUnreadable | None](
+            lambda ids: reading.run(lambda c: self._load_batch(c, ids))
+        )
         # A saga stands in a batch once: the second write of a saga has lost to the first by then.
         self._write = Coalescer[Write, bool](
             lambda writes: writing.run(lambda c: self._write_batch(c, writes)), unique=lambda write: write.saga.id
@@ -281,13 +289,22 @@ class Sagas:
     # --- reading ---
 
     async def load(self, saga_id: str) -> Saga | None:
-        return await self._load(saga_id)
+        """Raises PayloadUnreadable."""
+        found = await self._load(saga_id)
+        if isinstance(found, PayloadUnreadable):
+            raise found
+        return found
 
-    async def _load_batch(self, connection: Connection, ids: Sequence[str]) -> list[Saga | None]:
+    async def _load_batch(self, connection: Connection, ids: Sequence[str]) -> list[Saga | PayloadUnreadable | None]:
         asked_at = time.monotonic()
         rows = await connection.fetch(_LOAD, list(set(ids)))
         self._observe(asked_at, rows)
-        found = {str(row["id"]): await self.from_row(row, asked_at) for row in rows}
+        found: dict[str, Saga | PayloadUnreadable] = {}
+        for row in rows:
+            try:
+                found[str(row["id"])] = await self.from_row(row, asked_at)
+            except PayloadUnreadable as error:
+                found[str(row["id"])] = error  # the others of the batch have nothing to do with it
         return [found.get(saga_id) for saga_id in ids]
 
     async def by_key(self, tenant: str, key: str) -> tuple[Saga, bytes] | None:
@@ -306,17 +323,19 @@ class Sagas:
             self._database.clock.observe(asked_at, to_micros(rows[0]["now"]), time.monotonic())
 
     async def from_row(self, row: Mapping[str, Any], asked_at: float) -> Saga:
-        """The saga of a row with `_COLUMNS`, whose JSON is text."""
+        """The saga of a row with `_COLUMNS`, whose JSON is text. Raises PayloadUnreadable."""
+        saga_id = str(row["id"])
+        sealed = zip(row["names"] or (), row["codecs"] or (), row["datas"] or (), strict=True)
         definition = await self._definitions.get(row["definition"], row["version"])
         wake_at, restarted_from = row["wake_at"], row["restarted_from"]
         return Saga(
-            id=str(row["id"]),
+            id=saga_id,
             tenant=row["tenant"],
             key=row["idempotency_key"],
             definition=definition,
             version=row["version"],
             state=unpack(orjson.loads(row["document"]), len(definition.steps)),
-            payloads=dict(zip(row["names"] or (), row["datas"] or (), strict=True)),
+            payloads={name: self._sealer.open(saga_id, name, codec, data) for name, codec, data in sealed},
             labels=orjson.loads(row["labels"]),
             traceparent=row["traceparent"],
             notify_url=row["notify_url"],
@@ -358,7 +377,8 @@ class Sagas:
 
     async def put_input(self, saga_id: str, data: bytes) -> None:
         """Of a saga that was opened without one."""
-        await self._writing.run(lambda connection: connection.execute(_PUT_INPUT, saga_id, JSON_CODEC, data))
+        sealed = self._sealer.seal(saga_id, INPUT, data)
+        await self._writing.run(lambda connection: connection.execute(_PUT_INPUT, saga_id, *sealed))
 
     # --- places ---
 
@@ -381,9 +401,7 @@ class Sagas:
                 if limit is not None:
                     free = min(free, limit - await connection.fetchval(_PLACES_TAKEN, definition))
                 await probes.passed(probes.PLACES_COUNTED, definition=definition)
-                asked_at = time.monotonic()
-                rows = await connection.fetch(_FIRST_IN_LINE, definition, max(free, 0))
-                writes = [write(await self.from_row(row, asked_at)) for row in rows]
+                writes = [write(saga) for saga in await self._first_in_line(connection, definition, max(free, 0))]
                 if not writes:
                     return []
                 moved = await self._write_batch(connection, writes)
@@ -391,6 +409,24 @@ class Sagas:
 
         given: list[Write] = await self._admitting.run(give)
         return given
+
+    async def _first_in_line(self, connection: Connection, definition: str, number: int) -> list[Saga]:
+        """Those that cannot be read keep their place in the line, and do not hold up the ones behind them."""
+        found: list[Saga] = []
+        unreadable: list[str] = []
+        for _ in range(PASSED_OVER):
+            asked_at, before = time.monotonic(), len(unreadable)
+            met = [*unreadable, *(saga.id for saga in found)]
+            rows = await connection.fetch(_FIRST_IN_LINE, definition, number - len(found), met)
+            for row in rows:
+                try:
+                    found.append(await self.from_row(row, asked_at))
+                except PayloadUnreadable as error:
+                    unreadable.append(str(row["id"]))
+                    log.error("saga %s is not started: %s", row["id"], error)
+            if len(unreadable) == before:
+                break
+        return found
 
     # Rows are taken in one order everywhere: batches of two processes over the same rows must not wait for each other.
 
@@ -413,7 +449,7 @@ class Sagas:
             )
             for saga in sagas
         ]
-        details = _details([(s.id, s.definition, s.records, s.payloads) for s in sagas])
+        details = _details([(s.id, s.definition, s.records, s.payloads) for s in sagas], self._sealer)
         arguments = (*details, *_columns(rows))
         audited = [saga for saga in sagas if saga.audit is not None]
         if not audited:
@@ -430,7 +466,7 @@ class Sagas:
     async def _write_batch(self, connection: Connection, asked: Sequence[Write]) -> list[bool]:
         writes = sorted(asked, key=lambda write: write.saga.id)
         rows = [(w.saga.id, w.saga.state.seq, *_state_columns(w.saga.definition, w.state, w.wake_at)) for w in writes]
-        details = _details([(w.saga.id, w.saga.definition, w.records, w.payloads) for w in writes])
+        details = _details([(w.saga.id, w.saga.definition, w.records, w.payloads) for w in writes], self._sealer)
         arguments = (*details, *_columns(rows))
         if all(write.plain for write in writes):
             moved = {str(row["id"]) for row in await connection.fetch(_WRITE, *arguments)}
@@ -439,7 +475,7 @@ class Sagas:
                 moved = {str(row["id"]) for row in await connection.fetch(_WRITE, *arguments)}
                 for write in writes:
                     if write.saga.id in moved and not write.plain:
-                        await _write_extras(connection, write)
+                        await _write_extras(connection, write, self._sealer)
         return [write.saga.id in moved for write in asked]
 
 
@@ -470,7 +506,7 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
 
 
 def _details(
-    sagas: Sequence[tuple[str, Definition, Sequence[Record], Mapping[str, bytes]]],
+    sagas: Sequence[tuple[str, Definition, Sequence[Record], Mapping[str, bytes]]], sealer: Sealer
 ) -> tuple[list[Any], ...]:
     """The arrays of `_EVENTS`."""
     events = [
@@ -487,11 +523,15 @@ def _details(
         for saga_id, definition, records, _ in sagas
         for record in records
     ]
-    payloads = [(saga_id, name, JSON_CODEC, data) for saga_id, _, _, named in sagas for name, data in named.items()]
+    payloads = [
+        (saga_id, name, *sealer.seal(saga_id, name, data))
+        for saga_id, _, _, named in sagas
+        for name, data in named.items()
+    ]
     return (*_columns(events), *(_columns(payloads) if payloads else ([], [], [], [])))
 
 
-async def _write_extras(connection: Connection, write: Write) -> None:
+async def _write_extras(connection: Connection, write: Write, sealer: Sealer) -> None:
     saga, at = write.saga, to_moment(write.state.updated_at)
     steps = saga.definition.steps
     for closed in write.closed_letters:
@@ -513,7 +553,9 @@ async def _write_extras(connection: Connection, write: Write) -> None:
         notice = {"id": str(letter_id), "saga_id": saga.id, "step": step, "operation": letter.operation}
         await connection.execute(_NOTICE, _json(notice))
     if (told := write.notice) is not None:
-        await connection.execute(_TELL, saga.tenant, saga.id, told.type, saga.notify_url, told.body, at)
+        notice_id = str(uuid.uuid4())
+        sealed = sealer.seal(notice_id, NOTICE, told.body)
+        await connection.execute(_TELL, notice_id, saga.tenant, saga.id, told.type, saga.notify_url, *sealed, at)
     if write.events:
         await connection.execute(_PUBLISH, write.events)
     if write.audit is not None:

@@ -166,6 +166,8 @@ dead_letter = Table(
     Column("closed_at", Moment),
     Column("service", String),
     Column("event", JSONB),
+    # of `event`: 0 as it is, 1 sealed, as a text (app.store.sealing)
+    Column("codec", SmallInteger, nullable=False, server_default=text("0")),
     CheckConstraint("(saga_id IS NULL) = (event IS NOT NULL)", name="of_a_saga_or_of_an_event"),
     CheckConstraint("status IN ('open', 'retried', 'resolved', 'discarded', 'noted')", name="known_status"),
     Index("ix_dead_letter_status_created_at", "status", text("created_at DESC"), text("id DESC")),
@@ -205,6 +207,7 @@ notice = Table(
     Column("url", String),
     Column("service", String),
     Column("body", LargeBinary, nullable=False),
+    Column("codec", SmallInteger, nullable=False, server_default=text("0")),
     Column("created_at", Moment, nullable=False),
     # `due_at` is null once it is given up: so long after `since`, which a retry renews
     Column("since", Moment, nullable=False, server_default=text("now()")),
@@ -232,6 +235,7 @@ event_seen = Table(
     Column("id", String, primary_key=True),
     Column("at", Moment, nullable=False, server_default=text("now()")),
     Column("event", String),
+    Column("codec", SmallInteger, nullable=False, server_default=text("0")),
     Index("ix_event_seen_at", "at"),
 )
 

@@ -24,9 +24,9 @@ from app.store.database import to_micros
 
 
 class RunningHouse:
-    def __init__(self, data: Path, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, data: Path, process: "subprocess.Popen[bytes]", key: str | None = None) -> None:
         self._data, self.process = data, process
-        self.key: str = json.loads((data / "credentials.json").read_text())["api_key"]
+        self.key: str = key or json.loads((data / "credentials.json").read_text())["api_key"]
 
     @property
     def notice(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def house(directory: Path, sagas: Path, workers: int = 2, **settings: str) -> It
         )
     try:
         _wait_until_ready(data, process, directory / "up.log")
-        yield RunningHouse(data, process)
+        yield RunningHouse(data, process, settings.get("SAGA_BOOTSTRAP_API_KEY"))
     finally:
         process.terminate()
         process.wait(60)

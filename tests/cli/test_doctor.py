@@ -1,5 +1,6 @@
 """`saga doctor`: for each thing that may be wrong, the line that says so and what to do."""
 
+import base64
 import json
 import os
 import socket
@@ -13,8 +14,10 @@ from app.cli import doctor
 from app.local.directory import RunningHouse
 from app.local.locks import lock_file
 from app.reach import AnsweringDatabase
+from app.store.sealing import Sealer
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeApi, Says, problem
+from tests.cli.test_keys import put
 
 DEAD = 2**22 + 1  # above the largest process id
 READY = Says(body={"status": "ready", "database": "ok", "redis": "ok"})
@@ -108,6 +111,16 @@ def test_what_a_database_may_have_wrong(
     found = looks(exit_code=1 if result == "fail" else 0)[what]
     assert found["result"] == result
     assert says in found["says"]
+
+
+def test_keys_that_payloads_need_are_asked_for(looks: Looks, database_url: str) -> None:
+    key = base64.b64encode(bytes(32)).decode()
+    assert "keys" not in looks()
+    assert looks(SAGA_PAYLOAD_KEYS=f"k1:{key}")["keys"]["result"] == "ok"
+    put(database_url, "input", sealer=Sealer("k1", {"k1": bytes(32)}))
+    assert looks(SAGA_PAYLOAD_KEYS=f"k2:{key} k1:{key}")["keys"]["result"] == "ok"
+    found = looks(SAGA_PAYLOAD_KEYS=f"k2:{key}")["keys"]
+    assert (found["result"], "k1" in found["says"], key in str(found)) == ("warn", True, False)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ DEFAULTS = {
     "lease_grace": 5,
     "stuck_after": 300,
     "max_payload_bytes": 262_144,
+    "max_call_bytes": 4_194_304,
     "worker_metrics_port": 9101,
     "notify_hosts": "127.0.0.1,localhost,::1",
 }
@@ -88,6 +89,13 @@ def test_a_secret_that_cannot_sign_is_refused_and_not_shown(run: Run, set_enviro
         "Error: Settings are wrong:\n"
         "  SAGA_WEBHOOK_SECRET: value error, must be whsec_ and bytes in base64, as Standard Webhooks has it\n"
     )
+
+
+def test_a_call_holds_at_least_a_payload(run: Run, set_environment: Callable[..., None]) -> None:
+    set_environment(SAGA_MAX_PAYLOAD_BYTES="5000000")
+    result = run("worker")
+    assert result.exit_code == 1
+    assert "SAGA_MAX_CALL_BYTES=4194304: value error, must be at least SAGA_MAX_PAYLOAD_BYTES" in result.stderr
 
 
 def test_an_empty_setting_is_none(run: Run, set_environment: Callable[..., None]) -> None:
