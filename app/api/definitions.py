@@ -20,9 +20,9 @@ from app.saga.definition import Definition, DefinitionInvalid, to_document
 from app.saga.fields import Fault, shown
 from app.saga.plan import plan
 from app.saga.yaml12 import YamlInvalid, load_yaml
+from app.settings import Settings
 from app.store.database import to_micros
 
-MAX_BYTES: Final = 1_000_000
 BODY_TYPES: Final = ("application/yaml", "application/json")
 
 router = APIRouter(tags=["definitions"])
@@ -30,17 +30,20 @@ router = APIRouter(tags=["definitions"])
 
 async def _checked(request: Request, name: str | None = None) -> Definition:
     """The definition in the body. Problem 400 `body-not-yaml`, 422 `definition-invalid` with every fault."""
-    body = await read_body(request, MAX_BYTES)
-    services = await house_of(request).services.read()
-    # In a thread: the YAML reader is slow, and a long definition must not hold up the others.
-    return await asyncio.to_thread(_read, body, services.keys(), name)
+    house, reading = house_of(request), request.app.state.reading
+    body = await read_body(request, house.settings.max_definition_bytes)
+    services = await house.services.read()
+    # In a thread: the YAML reader is slow, and a long definition must not hold up the others. And one at a time:
+    # seconds of several together would leave the others too little.
+    async with reading:
+        return await asyncio.to_thread(_read, body, services.keys(), name, house.settings)
 
 
-def _read(body: bytes, services: Collection[str], name: str | None) -> Definition:
+def _read(body: bytes, services: Collection[str], name: str | None, settings: Settings) -> Definition:
     if not body.strip():
         raise Problem(400, "body-not-yaml", "The body is empty; it has to be a definition in YAML or JSON.")
     try:
-        document = load_yaml(body)
+        document = load_yaml(body, settings.max_depth)
     except YamlInvalid as error:
         detail = f"The body is neither YAML nor JSON: {error.message}."
         raise Problem(400, "body-not-yaml", detail, errors=[("", error.message)]) from None
@@ -48,7 +51,7 @@ def _read(body: bytes, services: Collection[str], name: str | None) -> Definitio
     if name is not None and isinstance(document, dict) and document.get("name", name) != name:
         faults.append(Fault("name", f"is not the name in the address, {shown(name)}"))
     try:
-        definition = check_definition(document, services)
+        definition = check_definition(document, services, max_steps=settings.max_steps)
     except DefinitionInvalid as error:
         faults += error.errors
     if faults:

@@ -76,6 +76,7 @@ def needs(right: Right) -> Callable[[Request], Awaitable[Caller]]:
         if caller is None:
             advice = " None is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again." if keys.missing else ""
             raise _unauthorized(f"The API key is not known.{advice}", ' error="invalid_token"')
+        request.app.state.rate_limit.take(request, caller)
         if not caller.may(right):
             scope = access.scope_for(right)
             raise Problem(403, "scope-missing", f"This needs a key with the scope `{scope}`.", scope=scope)
@@ -111,7 +112,13 @@ def saga_id(text: str) -> str:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body; Problem 413 as soon as it is known to be larger, whatever Content-Length says."""
+    """The body; Problem 413 as soon as it is known to be larger, whatever Content-Length says.
+
+    How long it may take is the server's to bound (`app.api.server`).
+    """
+    if (coding := request.headers.get("content-encoding", "identity")).lower() != "identity":
+        detail = f"The body is sent as {coding[:80]}: send it as it is, without Content-Encoding."
+        raise Problem(415, "content-encoding-unsupported", detail, headers={"Accept-Encoding": "identity"})
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
         raise too_large(limit)
@@ -133,10 +140,11 @@ async def read_json(request: Request, *, empty: Any = None) -> Any:
 
     `empty` stands for a body of no bytes; without it, none is refused.
     """
-    body = await read_body(request, house_of(request).settings.max_payload_bytes + ENVELOPE_BYTES)
+    settings = house_of(request).settings
+    body = await read_body(request, settings.max_payload_bytes + ENVELOPE_BYTES)
     if not body and empty is not None:
         return empty
-    return strict_json.parse(body)
+    return strict_json.parse(body, settings.max_depth)
 
 
 def checked(model: type[Model], value: Any) -> Model:

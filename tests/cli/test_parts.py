@@ -70,6 +70,7 @@ DEFAULTS = {
     "lease_grace": 5,
     "stuck_after": 300,
     "max_payload_bytes": 262_144,
+    "max_list": 200,
     "worker_metrics_port": 9101,
     "notify_hosts": "127.0.0.1,localhost,::1",
 }
