@@ -17,8 +17,16 @@ from app.access import Caller
 from app.api import schemas
 from app.api.dependencies import MayLook, MayOperate, checked, etag, house_of, if_match, read_json, saga_id
 from app.api.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter, whole
-from app.api.openapi import describe, parameter
-from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, page_response, saga_response
+from app.api.openapi import describe, parameter, several
+from app.api.sagas import (
+    CURSOR,
+    FILTER_PARAMETERS,
+    LIMIT,
+    json_response,
+    list_response,
+    page_response,
+    saga_response,
+)
 from app.api.submitting import check_input, find_definition, payload
 from app.engine import Submission, not_allowed, now_of, summary
 from app.errors import Problem
@@ -57,6 +65,7 @@ Payloads = Callable[[Transition], Mapping[str, bytes]]
 router = APIRouter(prefix="/admin/api", tags=["admin"])
 
 ACTION_PROBLEMS: Final = (400, 404, 409, 412, 413, 422)
+OF_SAGA: Final = parameter("saga_id", "query", "Of one saga", {"type": "string", "format": "uuid"})
 IF_MATCH: Final = (parameter("If-Match", "header", "An `ETag`: 412 where the saga has moved on"),)
 
 
@@ -382,10 +391,10 @@ def _uuid(text: str) -> str:
         answers={200: schemas.LetterPage},
         problems=(422,),
         parameters=(
-            parameter("status", "query", "`open` waits for a person. Several by commas, or repeated"),
-            parameter("saga_id", "query", "Of one saga"),
-            parameter("limit", "query", "Default 50; more than 200 is 200"),
-            parameter("cursor", "query", "`next_cursor` of the page before"),
+            parameter("status", "query", "`open` waits for a person", several({"enum": list(STATUSES)})),
+            OF_SAGA,
+            LIMIT,
+            CURSOR,
         ),
     ),
 )
@@ -503,9 +512,9 @@ def _notice_view(notice: Mapping[str, Any]) -> dict[str, Any]:
         answers={200: schemas.NoticePage},
         problems=(422,),
         parameters=(
-            parameter("status", "query", "`waiting`, `failing` or `given-up`. Several by commas, or repeated"),
-            parameter("limit", "query", "Default 50; more than 200 is 200"),
-            parameter("cursor", "query", "`next_cursor` of the page before"),
+            parameter("status", "query", "Repeated, or by commas", several({"enum": list(notices.STATUSES)})),
+            LIMIT,
+            CURSOR,
         ),
     ),
 )
@@ -581,9 +590,9 @@ def _no_notice(id: str) -> Problem:  # noqa: A002
         answers={200: schemas.AuditPage},
         problems=(422,),
         parameters=(
-            parameter("saga_id", "query", "Of one saga"),
-            parameter("limit", "query", "Default 50; more than 200 is 200"),
-            parameter("cursor", "query", "`next_cursor` of the page before"),
+            OF_SAGA,
+            LIMIT,
+            parameter("cursor", "query", "`next_cursor` of the page before", {"type": "string", "pattern": "^[0-9]+$"}),
         ),
     ),
 )

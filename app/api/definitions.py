@@ -72,7 +72,7 @@ async def list_definitions(request: Request, _: MayRead) -> Response:
     return json_response({"items": items})
 
 
-VERSION: Final = parameter("version", "query", "The newest where it is not given")
+VERSION: Final = parameter("version", "query", "The newest where it is not given", {"type": "integer", "minimum": 1})
 
 
 async def _wanted(request: Request, name: str) -> tuple[Definition, int]:
@@ -108,9 +108,15 @@ async def show(request: Request, _: MayRead, name: str) -> Response:
     **describe(
         "Register a definition",
         "YAML or JSON. Changed content makes the next version (201); the same content changes nothing (200).",
+        body=schemas.DefinitionRequest,
         body_types=BODY_TYPES,
         answers={200: schemas.RegisteredView, 201: schemas.RegisteredView},
         problems=(400, 413, 422),
+        headers={"Location": "Where this version is"},
+        links={
+            "get_definitions_name": {"name": "$response.body#/name", "version": "$response.body#/version"},
+            "get_definitions_name_diagram": {"name": "$response.body#/name"},
+        },
     ),
 )
 async def put(request: Request, _: MayDefine, name: str) -> Response:
@@ -124,6 +130,7 @@ async def put(request: Request, _: MayDefine, name: str) -> Response:
     "/definitions/validate",
     **describe(
         "Check a definition without registering it, and see what it would do",
+        body=schemas.DefinitionRequest,
         body_types=BODY_TYPES,
         answers={200: schemas.ValidView},
         problems=(400, 413, 422),
