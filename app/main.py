@@ -30,6 +30,7 @@ from app.api import (
     users,
 )
 from app.api.dependencies import Keys
+from app.api.limiter import RateLimit
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
 from app.dashboard import PAGES
@@ -67,14 +68,16 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         async with open_house(ours) as house:
             state = app.state
             state.house, state.keys, state.schemas = house, Keys(ours), InputSchemas()
+            state.reading = asyncio.Semaphore()
             state.waiting, state.scrapes = Waiting(house.sagas, ours.redis_url), Scrapes(house)
-            state.registering = Registering(house)
+            state.registering, state.rate_limit = Registering(house), RateLimit(ours)
             await state.registering.start()
             try:
                 with _on_signal_to_end(state.waiting.leave):
                     yield
             finally:
                 await state.registering.close()
+                await state.rate_limit.close()
                 await state.waiting.close()
 
     app = FastAPI(

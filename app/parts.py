@@ -75,13 +75,16 @@ def api(settings: Settings) -> None:
     """The HTTP API under uvicorn."""
     import uvicorn  # noqa: PLC0415
 
+    from app.api.server import protocol  # noqa: PLC0415
+
     observability.configure_logging()
     uvicorn.run(
         "app.main:app",
         host=settings.host,
         port=settings.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http=protocol(settings),
+        ws="none",
         access_log=False,
         log_level="warning",
         log_config=None,  # uvicorn's errors are told as ours are

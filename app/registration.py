@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from app.input_schema import schema_faults
 from app.participants.addresses import literal_fault
-from app.saga.definition import Definition, DefinitionInvalid, parse_definition
+from app.saga.definition import MAX_STEPS, Definition, DefinitionInvalid, parse_definition
 from app.saga.fields import Fault, Faults, Fields, of_type, or_nothing, shown, whole_number
 from app.saga.jsonable import text_fault
 from app.saga.service import Service
@@ -67,11 +67,11 @@ class ServiceInvalid(ValueError):  # noqa: N818 - the name of the answer: servic
 # --- one definition, one service --------------------------------------------------------------------------------
 
 
-def check_definition(document: object, services: Collection[str] | None) -> Definition:
+def check_definition(document: object, services: Collection[str] | None, *, max_steps: int = MAX_STEPS) -> Definition:
     """As `parse_definition`, and `input_schema` has to be a JSON Schema. Raises DefinitionInvalid with every fault."""
     faults: list[Fault] = []
     try:
-        definition = parse_definition(document, services)
+        definition = parse_definition(document, services, max_steps=max_steps)
     except DefinitionInvalid as error:
         faults = error.errors
     schema = document.get("input_schema") if isinstance(document, Mapping) else None

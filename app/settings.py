@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.access import ROLES, Role
+from app.saga.definition import MAX_STEPS
+from app.saga.jsonable import MAX_DEPTH
 
 
 def _signing(given: SecretStr | None) -> SecretStr | None:
@@ -128,6 +130,25 @@ class Settings(BaseSettings):
     payload_keys: Annotated[SecretStr | None, AfterValidator(_payload_keys)] = None
     """`id:key` of what seals payloads at rest, several with spaces between them: the first seals, each opens. `plain`
     in front leaves what is written unsealed."""
+    """Of an input, of an output, of the data of an event."""
+    max_definition_bytes: int = Field(1_000_000, gt=0)
+    """Of a definition as it is sent."""
+    max_steps: int = Field(MAX_STEPS, ge=1, le=MAX_STEPS)
+    """Of a definition that is sent; what is registered keeps its own."""
+    max_depth: int = Field(MAX_DEPTH, ge=10, le=MAX_DEPTH)
+    """Levels of lists and objects in a body."""
+    max_labels: int = Field(32, ge=0)
+    max_label_length: int = Field(256, ge=1)
+    """Characters of a label's value."""
+    max_list: int = Field(200, ge=1)
+    """Items on one page of a list: who asks for more gets so many."""
+    max_head_bytes: int = Field(65_536, ge=1024)
+    """Of a request's line and headers."""
+    body_timeout: float = Field(30, gt=0)
+    """A request that has not arrived as a whole after so long, from its first byte on, is given up."""
+    rate_limit: int = Field(300_000, ge=0)
+    """Requests that a key, or a person, may make in one window; 0: any number."""
+    rate_window: float = Field(60, ge=1)
     events_kept: float = Field(86_400, gt=0)
     """Events stay on the stream at least so long."""
 

@@ -33,7 +33,7 @@ class _Constant(str):
     __slots__ = ()
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes, max_depth: int = MAX_DEPTH) -> Any:
     """The value. Problem 400 `body-not-json` with the position or the path of what is wrong."""
     if not data.strip():
         raise _problem("the body is empty; it has to be JSON")
@@ -46,8 +46,8 @@ def parse(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise _problem(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (RecursionError, ValueError):
-        raise _explained(text) from None
-    if _suspicious(text) and (found := _fault(value)) is not None:
+        raise _explained(text, max_depth) from None
+    if _suspicious(text, max_depth) and (found := _fault(value, max_depth)) is not None:
         raise _problem(*found)
     return value
 
@@ -110,28 +110,28 @@ _LENIENT: Final = json.JSONDecoder(
 )
 
 
-def _suspicious(text: str) -> bool:
+def _suspicious(text: str, max_depth: int) -> bool:
     r"""Whether the text can hold a NUL (\u0000), half of a surrogate pair (\ud800), deep nesting or a huge integer."""
     escapes = "\\u" in text and ("\\u0000" in text or "\\ud" in text or "\\uD" in text)
     return (
         escapes
-        or text.count("[") + text.count("{") > MAX_DEPTH
+        or text.count("[") + text.count("{") > max_depth
         or (len(text) > 300 and _LONG_NUMBER.search(text) is not None)
     )
 
 
-def _explained(text: str) -> Problem:
+def _explained(text: str, max_depth: int) -> Problem:
     try:
         value = _LENIENT.decode(text)
     except RecursionError:
-        return _problem(f"the body is nested more than {MAX_DEPTH} levels deep")
+        return _problem(f"the body is nested more than {max_depth} levels deep")
     except json.JSONDecodeError as error:  # a doubled key came before it
         return _problem(f"line {error.lineno}, column {error.colno}: {error.msg}")
-    message, path = _fault(value) or ("the body is not JSON", "")
+    message, path = _fault(value, max_depth) or ("the body is not JSON", "")
     return _problem(message, path)
 
 
-def _fault(value: Any) -> tuple[str, str] | None:
+def _fault(value: Any, max_depth: int) -> tuple[str, str] | None:
     """(what is wrong, path) of the first fault."""
     to_do: list[tuple[Any, str, int]] = [(value, "", 0)]
     while to_do:
@@ -145,8 +145,8 @@ def _fault(value: Any) -> tuple[str, str] | None:
             if _overflows(item):
                 return "the number is larger than a double can hold", path
         elif isinstance(item, list | dict):
-            if depth >= MAX_DEPTH:
-                return f"the body is nested more than {MAX_DEPTH} levels deep", path
+            if depth >= max_depth:
+                return f"the body is nested more than {max_depth} levels deep", path
             if isinstance(item, dict):
                 children = list(item.items())
             elif isinstance(item, _Pairs):

@@ -16,6 +16,7 @@ from app.saga.definition import Definition
 from app.saga.fields import shown
 from app.saga.jsonable import text_fault
 from app.saga.state import SECOND, Micros
+from app.settings import Settings
 from app.strict_json import canonical, dumps
 
 KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -126,6 +127,8 @@ async def make_submission(
     trace: str | None,
 ) -> Submission:
     """Raises what a new saga is refused for. A key that is known may be answered all the same."""
+    if request.labels:
+        _check_labels(house.settings, request.labels)
     definition, version = await find_definition(house, request.saga, request.version)
     _refuse_choreography(definition)
     data = payload(house, request.input, "The input")
@@ -153,6 +156,15 @@ def _checked_start(start_at: Micros, now: Micros) -> Micros | None:
     if start_at < now - PAST_SECONDS * SECOND:
         raise _fault("start_at", "lies in the past")
     return start_at if start_at > now else None
+
+
+def _check_labels(settings: Settings, labels: Mapping[str, str]) -> None:
+    if len(labels) > (most := settings.max_labels):
+        raise _fault("labels", f"has {len(labels):,} entries; at most {most} are kept (SAGA_MAX_LABELS)")
+    for key, text in labels.items():
+        if len(text) > (longest := settings.max_label_length):
+            message = f"the value of {key!r} must be a text of at most {longest} characters (SAGA_MAX_LABEL_LENGTH)"
+            raise _fault("labels", message)
 
 
 def _check_notify_url(house: House, url: str) -> None:

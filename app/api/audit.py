@@ -7,7 +7,7 @@ from app.api import schemas
 from app.api.dependencies import MayLook, house_of, uuid
 from app.api.filters import PAGING, Query, whole
 from app.api.openapi import describe, parameter
-from app.api.sagas import page_response
+from app.api.sagas import LIMIT, OF_SAGA, page_response
 from app.instants import rfc3339
 
 router = APIRouter(prefix="/admin/api", tags=["admin"])
@@ -20,9 +20,9 @@ router = APIRouter(prefix="/admin/api", tags=["admin"])
         answers={200: schemas.AuditPage},
         problems=(422,),
         parameters=(
-            parameter("saga_id", "query", "Of one saga"),
-            parameter("limit", "query", "Default 50; more than 200 is 200"),
-            parameter("cursor", "query", "`next_cursor` of the page before"),
+            OF_SAGA,
+            LIMIT,
+            parameter("cursor", "query", "`next_cursor` of the page before", {"type": "string", "pattern": "^[0-9]+$"}),
         ),
     ),
 )

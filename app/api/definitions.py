@@ -19,10 +19,10 @@ from app.saga.definition import Definition, DefinitionInvalid, to_document
 from app.saga.fields import Fault, shown
 from app.saga.plan import plan
 from app.saga.yaml12 import YamlInvalid, load_yaml
+from app.settings import Settings
 from app.store.database import to_micros
 from app.submitting import find_definition
 
-MAX_BYTES: Final = 1_000_000
 BODY_TYPES: Final = ("application/yaml", "application/json")
 
 router = APIRouter(tags=["definitions"])
@@ -30,17 +30,20 @@ router = APIRouter(tags=["definitions"])
 
 async def _checked(request: Request, name: str | None = None) -> Definition:
     """The definition in the body. Problem 400 `body-not-yaml`, 422 `definition-invalid` with every fault."""
-    body = await read_body(request, MAX_BYTES)
-    services = await house_of(request).services.read()
-    # In a thread: the YAML reader is slow, and a long definition must not hold up the others.
-    return await asyncio.to_thread(_read, body, services.keys(), name)
+    house, reading = house_of(request), request.app.state.reading
+    body = await read_body(request, house.settings.max_definition_bytes)
+    services = await house.services.read()
+    # In a thread: the YAML reader is slow, and a long definition must not hold up the others. And one at a time:
+    # seconds of several together would leave the others too little.
+    async with reading:
+        return await asyncio.to_thread(_read, body, services.keys(), name, house.settings)
 
 
-def _read(body: bytes, services: Collection[str], name: str | None) -> Definition:
+def _read(body: bytes, services: Collection[str], name: str | None, settings: Settings) -> Definition:
     if not body.strip():
         raise Problem(400, "body-not-yaml", "The body is empty; it has to be a definition in YAML or JSON.")
     try:
-        document = load_yaml(body)
+        document = load_yaml(body, settings.max_depth)
     except YamlInvalid as error:
         detail = f"The body is neither YAML nor JSON: {error.message}."
         raise Problem(400, "body-not-yaml", detail, errors=[("", error.message)]) from None
@@ -48,7 +51,7 @@ def _read(body: bytes, services: Collection[str], name: str | None) -> Definitio
     if name is not None and isinstance(document, dict) and document.get("name", name) != name:
         faults.append(Fault("name", f"is not the name in the address, {shown(name)}"))
     try:
-        definition = check_definition(document, services)
+        definition = check_definition(document, services, max_steps=settings.max_steps)
     except DefinitionInvalid as error:
         faults += error.errors
     if faults:
@@ -69,7 +72,7 @@ async def list_definitions(request: Request, _: MayRead) -> Response:
     return json_response({"items": items})
 
 
-VERSION: Final = parameter("version", "query", "The newest where it is not given")
+VERSION: Final = parameter("version", "query", "The newest where it is not given", {"type": "integer", "minimum": 1})
 
 
 async def _wanted(request: Request, name: str) -> tuple[Definition, int]:
@@ -105,9 +108,15 @@ async def show(request: Request, _: MayRead, name: str) -> Response:
     **describe(
         "Register a definition",
         "YAML or JSON. Changed content makes the next version (201); the same content changes nothing (200).",
+        body=schemas.DefinitionRequest,
         body_types=BODY_TYPES,
         answers={200: schemas.RegisteredView, 201: schemas.RegisteredView},
         problems=(400, 413, 422),
+        headers={"Location": "Where this version is"},
+        links={
+            "get_definitions_name": {"name": "$response.body#/name", "version": "$response.body#/version"},
+            "get_definitions_name_diagram": {"name": "$response.body#/name"},
+        },
     ),
 )
 async def put(request: Request, _: MayDefine, name: str) -> Response:
@@ -121,6 +130,7 @@ async def put(request: Request, _: MayDefine, name: str) -> Response:
     "/definitions/validate",
     **describe(
         "Check a definition without registering it, and see what it would do",
+        body=schemas.DefinitionRequest,
         body_types=BODY_TYPES,
         answers={200: schemas.ValidView},
         problems=(400, 413, 422),

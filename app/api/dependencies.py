@@ -64,6 +64,7 @@ def needs(right: Right | None) -> Callable[[Request], Awaitable[Caller]]:
 
     async def authenticate(request: Request) -> Caller:
         caller = await _caller(request)
+        request.app.state.rate_limit.take(request, caller)
         if right is not None and not caller.may(right):
             raise _right_missing(caller, right)
         return caller
@@ -159,7 +160,13 @@ def uuid(text: str) -> str:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body; Problem 413 as soon as it is known to be larger, whatever Content-Length says."""
+    """The body; Problem 413 as soon as it is known to be larger, whatever Content-Length says.
+
+    How long it may take is the server's to bound (`app.api.server`).
+    """
+    if (coding := request.headers.get("content-encoding", "identity")).lower() != "identity":
+        detail = f"The body is sent as {coding[:80]}: send it as it is, without Content-Encoding."
+        raise Problem(415, "content-encoding-unsupported", detail, headers={"Accept-Encoding": "identity"})
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
         raise too_large(limit)
@@ -176,10 +183,11 @@ async def read_json(request: Request, *, empty: Any = None) -> Any:
 
     `empty` stands for a body of no bytes; without it, none is refused.
     """
-    body = await read_body(request, house_of(request).settings.max_payload_bytes + ENVELOPE_BYTES)
+    settings = house_of(request).settings
+    body = await read_body(request, settings.max_payload_bytes + ENVELOPE_BYTES)
     if not body and empty is not None:
         return empty
-    return strict_json.parse(body)
+    return strict_json.parse(body, settings.max_depth)
 
 
 def checked(model: type[Model], value: Any) -> Model:

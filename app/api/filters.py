@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from fastapi import Request
 
 from app.access import Caller
+from app.api.dependencies import MAX_FAULTS, house_of
 from app.api.schemas import BulkFilter
 from app.errors import Problem
 from app.instants import parse_instant
@@ -15,13 +16,16 @@ from app.saga.fields import shown
 from app.saga.jsonable import text_fault
 from app.saga.state import SagaState
 from app.store.listing import Filter
-from app.store.paging import LIMIT, MAX_LIMIT, Place, read_cursor
+from app.store.paging import LIMIT, Place, read_cursor
 
 T = TypeVar("T")
 
 SAGA_FILTERS: Final = ("state", "saga", "label", "key", "created_after", "created_before", "attention")
 PAGING: Final = ("limit", "cursor")
 MAX_COUNT: Final = 2**31 - 1
+MAX_LABELS: Final = 100
+"""That are asked for at a time."""
+_MANY_LABELS: Final = f"asks for more than {MAX_LABELS} labels"
 _PLUS_LOST: Final = re.compile(r" (?=\d\d:\d\d$)")
 
 
@@ -41,7 +45,8 @@ class Query:
                 self._values.setdefault(name, []).append(value)
 
     def fault(self, name: str, message: str) -> None:
-        self._faults.append((name, message))
+        if len(self._faults) < MAX_FAULTS:
+            self._faults.append((name, message))
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -71,9 +76,10 @@ class Query:
                         self.fault(name, str(error))
         return found
 
-    def limit(self, default: int = LIMIT, most: int = MAX_LIMIT) -> int:
+    def limit(self, default: int = LIMIT, most: int | None = None) -> int:
+        """At most `most`, by default `SAGA_MAX_LIST`."""
         found: int = self.one("limit", whole, default)
-        return min(found, most)
+        return min(found, house_of(self._request).settings.max_list if most is None else most)
 
     def place(self) -> Place | None:
         found: Place | None = self.one("cursor", read_cursor)
@@ -94,11 +100,13 @@ class Query:
 def saga_filter(query: Query, caller: Caller) -> Filter:
     given = query.many("label", label)
     labels = dict(given)
+    if len(labels) > MAX_LABELS:
+        query.fault("label", _MANY_LABELS)
     if any(labels[key] != value for key, value in given):
         query.fault("label", "asks for two values of one label")
     return Filter(
         tenant=caller.sees,
-        states=query.many("state", state, commas=True),
+        states=_once(query.many("state", state, commas=True)),
         saga=query.one("saga", str),
         labels=labels or None,
         key=query.one("key", str),
@@ -122,11 +130,13 @@ def body_filter(given: BulkFilter, tenant: str | None) -> Filter:
             state(text)
         except ValueError as error:
             faults.append(("filter.state", str(error)))
+    if len(labels) > MAX_LABELS:
+        faults.append(("filter.label", _MANY_LABELS))
     if faults or isinstance(labels, str | list):
-        raise Problem(422, "body-invalid", "The body is not as it should be: see `errors`.", errors=faults)
+        raise Problem(422, "body-invalid", "The body is not as it should be: see `errors`.", errors=faults[:MAX_FAULTS])
     return Filter(
         tenant,
-        named,
+        _once(named),
         given.saga,
         labels or None,
         given.key,
@@ -134,6 +144,10 @@ def body_filter(given: BulkFilter, tenant: str | None) -> Filter:
         given.created_before,
         given.attention,
     )
+
+
+def _once(words: list[str]) -> list[str]:
+    return list(dict.fromkeys(words))
 
 
 def whole(text: str) -> int:

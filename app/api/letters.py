@@ -9,8 +9,8 @@ from starlette.responses import Response
 from app.api import schemas
 from app.api.dependencies import MayLook, MayOperate, house_of, read_reasoned, uuid
 from app.api.filters import PAGING, Query
-from app.api.openapi import describe, parameter
-from app.api.sagas import json_response, page_response, saga_response
+from app.api.openapi import describe, parameter, several
+from app.api.sagas import CURSOR, LIMIT, OF_SAGA, json_response, page_response, saga_response
 from app.errors import Problem
 from app.house import House
 from app.instants import rfc3339
@@ -44,10 +44,10 @@ async def _letter_view(house: House, letter: Mapping[str, Any]) -> dict[str, Any
         answers={200: schemas.LetterPage},
         problems=(422,),
         parameters=(
-            parameter("status", "query", "`open` waits for a person. Several by commas, or repeated"),
-            parameter("saga_id", "query", "Of one saga"),
-            parameter("limit", "query", "Default 50; more than 200 is 200"),
-            parameter("cursor", "query", "`next_cursor` of the page before"),
+            parameter("status", "query", "`open` waits for a person", several({"enum": list(STATUSES)})),
+            OF_SAGA,
+            LIMIT,
+            CURSOR,
         ),
     ),
 )

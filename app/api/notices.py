@@ -9,8 +9,8 @@ from starlette.responses import Response
 from app.api import schemas
 from app.api.dependencies import MayLook, MayOperate, checked, house_of, read_json, read_reasoned, uuid
 from app.api.filters import PAGING, Query
-from app.api.openapi import describe, parameter
-from app.api.sagas import json_response, page_response
+from app.api.openapi import describe, parameter, several
+from app.api.sagas import CURSOR, LIMIT, json_response, page_response
 from app.errors import Problem
 from app.instants import rfc3339
 from app.saga.fields import shown
@@ -41,9 +41,9 @@ def _notice_view(notice: Mapping[str, Any]) -> dict[str, Any]:
         answers={200: schemas.NoticePage},
         problems=(422,),
         parameters=(
-            parameter("status", "query", "`waiting`, `failing` or `given-up`. Several by commas, or repeated"),
-            parameter("limit", "query", "Default 50; more than 200 is 200"),
-            parameter("cursor", "query", "`next_cursor` of the page before"),
+            parameter("status", "query", "Repeated, or by commas", several({"enum": list(STATUSES)})),
+            LIMIT,
+            CURSOR,
         ),
     ),
 )

@@ -223,7 +223,13 @@ async def docs() -> Response:
 
 @router.get(
     "/docs/{asset}",
-    **describe("What /docs is made of", answers={200: "text/javascript"}, problems=(404,), is_open=True),
+    **describe(
+        "What /docs is made of",
+        answers={200: "text/javascript"},
+        problems=(404,),
+        also={200: {"text/css": {"schema": {"type": "string"}}}},
+        is_open=True,
+    ),
 )
 async def docs_asset(asset: str) -> Response:
     if asset == "start.js":

@@ -21,6 +21,8 @@ from app.store.database import caused_by
 
 MEDIA_TYPE: Final = "application/problem+json"
 DATABASE_RETRY_SECONDS: Final = 1
+ANSWER_HEADERS: Final = "saga.answer_headers"
+"""Key of a request's scope: headers that its answer gets, whatever it is."""
 
 
 def respond(problem: Problem) -> Response:
@@ -69,7 +71,10 @@ def install(app: FastAPI) -> None:
 
 
 class UnexpectedErrors:
-    """The last resort. Beneath Starlette's own, which answers in plain text and raises the error once more."""
+    """The last resort. Beneath Starlette's own, which answers in plain text and raises the error once more.
+
+    What has been put under `ANSWER_HEADERS` is added here: a second pass would cost each request as much again.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -82,7 +87,10 @@ class UnexpectedErrors:
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = True
+            if not started:
+                started = True
+                if more := scope.get(ANSWER_HEADERS):
+                    message["headers"] = [*message["headers"], *more]
             await send(message)
 
         try:

@@ -26,7 +26,7 @@ from app.api.dependencies import (
     unchanged,
 )
 from app.api.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
-from app.api.openapi import describe, parameter
+from app.api.openapi import describe, parameter, several
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
 from app.errors import DatabaseUnavailable, PayloadUnreadable, Problem
@@ -34,9 +34,10 @@ from app.house import House
 from app.instants import rfc3339
 from app.operating import Operator
 from app.redacting import discreet
+from app.saga.state import SagaState
 from app.store.listing import Filter
 from app.store.sagas import Saga
-from app.submitting import digest, idempotency_key, make_submission, traceparent
+from app.submitting import KEY, digest, idempotency_key, make_submission, traceparent
 from app.views import event_data, saga_json, saga_view
 
 EVENTS: Final = 1000
@@ -45,6 +46,19 @@ STREAM_ALIVE_SECONDS: Final = 15.0
 STREAM_ASKS_SECONDS: Final = 5.0
 """So long a stream may go on after the session or the key that opened it has ended."""
 JSON: Final = "application/json"
+
+KEY_SCHEMA: Final = {"type": "string", "pattern": f"^{KEY.pattern}$", "examples": ["order-1001"]}
+PREFER: Final = parameter(
+    "Prefer", "header", "`wait=N`: up to 60 seconds (RFC 7240)", {"type": "string", "examples": ["wait=10"]}
+)
+LIMIT: Final = parameter(
+    "limit", "query", "Default 50; more than `SAGA_MAX_LIST` (200) is that", {"type": "integer", "minimum": 1}
+)
+OF_SAGA: Final = parameter("saga_id", "query", "Of one saga", {"type": "string", "format": "uuid"})
+CURSOR: Final = parameter("cursor", "query", "`next_cursor` of the page before")
+INSTANT: Final = {"type": "string", "format": "date-time"}
+BOOLEAN: Final = {"type": "boolean"}
+COUNT: Final = {"type": "integer", "minimum": 0}
 
 router = APIRouter(tags=["sagas"])
 
@@ -73,10 +87,18 @@ def page_response(query: Query, items: Sequence[Any], cursor: str | None) -> Res
         answers={200: schemas.SagaView, 202: schemas.SagaView},
         problems=(400, 404, 413, 422),
         parameters=(
-            parameter("Idempotency-Key", "header", "1 to 200 visible ASCII characters; or `idempotency_key`"),
-            parameter("Prefer", "header", "`wait=N`: up to 60 seconds"),
+            parameter("Idempotency-Key", "header", "A name of your own; or `idempotency_key` in the body", KEY_SCHEMA),
+            PREFER,
             parameter("traceparent", "header", "W3C Trace Context; handed on to the participants"),
         ),
+        links={
+            "get_sagas_id": {"id": "$response.body#/id"},
+            "get_sagas_id_events": {"id": "$response.body#/id"},
+            "get_sagas_id_diagram": {"id": "$response.body#/id"},
+            "post_sagas_id_cancel": {"id": "$response.body#/id"},
+            "get_admin_api_sagas_id_actions": {"id": "$response.body#/id"},
+            "post_admin_api_sagas_id_pause": {"id": "$response.body#/id"},
+        },
         headers={
             "Location": "Where the saga is",
             "ETag": "For `If-Match` and `If-None-Match`",
@@ -119,7 +141,7 @@ async def submit(request: Request, caller: MayStart) -> Response:
         problems=(404,),
         parameters=(
             parameter("If-None-Match", "header", "An `ETag`: 304 where the saga has not moved since"),
-            parameter("Prefer", "header", "`wait=N`: up to 60 seconds"),
+            PREFER,
         ),
         headers={"ETag": "For `If-Match` and `If-None-Match`"},
     ),
@@ -153,16 +175,21 @@ async def diagram(request: Request, caller: MayRead, id: str) -> Response:  # no
 
 
 FILTER_PARAMETERS: Final = (
-    parameter("state", "query", "Several by commas, or repeated"),
+    parameter("state", "query", "Repeated, or several by commas", several({"enum": list(SagaState.__members__)})),
     parameter("saga", "query", "Name of a definition"),
-    parameter("label", "query", "`key:value`; several have to hold together"),
+    parameter(
+        "label",
+        "query",
+        "`key:value`; several have to hold together",
+        several({"type": "string", "pattern": "^[^:]+:", "examples": ["customer:4711"]}),
+    ),
     parameter("key", "query", "Idempotency key"),
-    parameter("created_after", "query", "RFC 3339"),
-    parameter("created_before", "query", "RFC 3339"),
-    parameter("attention", "query", "`true` or `false`: whether a person is needed"),
-    parameter("payloads", "query", "`true`: with inputs and outputs"),
-    parameter("limit", "query", "Default 50; more than 200 is 200"),
-    parameter("cursor", "query", "`next_cursor` of the page before"),
+    parameter("created_after", "query", "RFC 3339", INSTANT),
+    parameter("created_before", "query", "RFC 3339", INSTANT),
+    parameter("attention", "query", "Whether a person is needed", BOOLEAN),
+    parameter("payloads", "query", "With inputs and outputs", BOOLEAN),
+    LIMIT,
+    CURSOR,
 )
 
 
@@ -173,6 +200,7 @@ FILTER_PARAMETERS: Final = (
         answers={200: schemas.SagaPage},
         problems=(422,),
         parameters=FILTER_PARAMETERS,
+        links={"get_sagas_id": {"id": "$response.body#/items/0/id"}},
     ),
 )
 async def find(request: Request, caller: MayRead) -> Response:
@@ -218,8 +246,8 @@ async def cancel(request: Request, caller: MayStart, id: str) -> Response:  # no
         answers={200: schemas.EventPage, 204: None},
         problems=(404, 422),
         parameters=(
-            parameter("after", "query", "Sequence number of the last event that is known"),
-            parameter("limit", "query", "Default 1000, and no more"),
+            parameter("after", "query", "Sequence number of the last event that is known", COUNT),
+            parameter("limit", "query", "Default 1000, and no more", {"type": "integer", "minimum": 1}),
             parameter("Last-Event-ID", "header", "As `after`, for streams"),
         ),
         also={200: {"text/event-stream": {"schema": {"type": "string"}}}},

@@ -21,27 +21,25 @@ from pydantic import (
 from app.access import Role
 from app.engine import SOURCE
 from app.instants import parse_instant
+from app.saga.definition import MAX_STEPS
 from app.saga.durations import parse_duration
 from app.saga.fields import shown
 from app.saga.state import Micros
 from saga_participant.events import COMPENSATION_REQUESTED, LONGEST_NAME_BYTES
 
-MAX_LABELS: Final = 32
-MAX_LABEL_VALUE: Final = 256
 MAX_REASON: Final = 2000
+NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
 _LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 
 
 def check_labels(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError("must be an object whose values are texts")  # noqa: TRY004 - pydantic wants it so
-    if len(value) > MAX_LABELS:
-        raise ValueError(f"has {len(value):,} entries; at most {MAX_LABELS} are kept")
     for key, text in value.items():
         if not _LABEL.fullmatch(key):
             raise ValueError(f"the key {key[:80]!r} must be 1 to 64 letters, digits, . _ / or -")
-        if not isinstance(text, str) or len(text) > MAX_LABEL_VALUE:
-            raise ValueError(f"the value of {key!r} must be a text of at most {MAX_LABEL_VALUE} characters")
+        if not isinstance(text, str):
+            raise ValueError(f"the value of {key!r} must be a text")  # noqa: TRY004
     return value
 
 
@@ -50,7 +48,7 @@ Duration = Annotated[
     PlainValidator(parse_duration),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"}, {"type": "number"}],
+            "anyOf": [{"type": "string", "pattern": r"^[0-9]{1,20}(\.[0-9]{1,20})?(ms|s|m|h|d)?$"}, {"type": "number"}],
             "description": "500ms, 10s, 15m, 2h, 1d; a bare number is seconds",
             "examples": ["15m"],
         }
@@ -67,9 +65,9 @@ Labels = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "additionalProperties": {"type": "string", "maxLength": MAX_LABEL_VALUE},
+            "additionalProperties": {"type": "string"},
             "propertyNames": {"pattern": f"^{_LABEL.pattern}$"},
-            "maxProperties": MAX_LABELS,
+            "description": "At most `SAGA_MAX_LABELS` (32), of `SAGA_MAX_LABEL_LENGTH` (256) characters",
             "examples": [{"customer": "4711"}],
         }
     ),
@@ -142,7 +140,11 @@ class SagaRequest(Body):
     notify_url: str | None = Field(
         None, max_length=2000, description="Is told when the saga comes to rest or needs attention"
     )
-    idempotency_key: str | None = Field(None, description="In place of the header `Idempotency-Key`")
+    idempotency_key: str | None = Field(
+        None,
+        description="In place of the header `Idempotency-Key`",
+        json_schema_extra={"pattern": "^[!-~]{1,200}$"},
+    )
 
 
 class CancelRequest(Body):
@@ -218,6 +220,69 @@ class ServiceRequest(Body):
     subscribes: Json = Field(
         None, description="Types of events that are posted to it at `{url}/events`", examples=[["OrderPlaced"]]
     )
+
+
+class RetryPolicyRequest(Body):
+    max_attempts: int | None = Field(None, ge=1)
+    initial_delay: Duration | None = None
+    multiplier: float | None = Field(None, ge=1)
+    max_delay: Duration | None = None
+    jitter: float | None = Field(None, ge=0, le=1)
+
+
+class StepRequest(Body):
+    """A step calls (`action`, `compensation`), or names events (`trigger`, `succeeded`, `failed`, `compensated`)."""
+
+    name: str = Field(pattern=NAME, examples=["charge"])
+    service: str = Field(max_length=128, examples=["payment"])
+    action: str | None = Field(None, examples=["charge"])
+    compensation: str | None = Field(None, description="`none`: there is nothing to undo", examples=["refund"])
+    timeout: Duration | None = None
+    retries: int | None = Field(None, ge=0, description="In place of `retry.max_attempts`")
+    retry: RetryPolicyRequest | None = None
+    compensation_timeout: Duration | None = None
+    compensation_retry: RetryPolicyRequest | None = None
+    depends_on: list[str] | None = None
+    when: str | None = Field(None, max_length=2000, description="JMESPath", examples=["input.express"])
+    input: dict[str, Json] | None = Field(None, description="Each text is JMESPath", examples=[{"sku": "input.sku"}])
+    on_exhausted: Literal["compensate", "pause"] | None = None
+    pivot: bool | None = None
+    statuses: dict[Literal["refused", "retry", "success"], list[int]] | None = None
+    callback_timeout: Duration | None = None
+    trigger: str | None = Field(None, max_length=200, examples=["OrderPlaced"])
+    succeeded: str | None = Field(None, max_length=200)
+    failed: str | None = Field(None, max_length=200)
+    compensated: str | None = Field(None, max_length=200)
+
+
+class DefinitionRequest(Body):
+    """What can be run. Checked by `app.saga.definition`, which tells every fault; described here."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "order",
+                    "steps": [
+                        {"name": "reserve", "service": "inventory", "action": "reserve", "compensation": "release"},
+                        {"name": "charge", "service": "payment", "action": "charge", "compensation": "refund"},
+                    ],
+                }
+            ]
+        },
+    )
+
+    name: str = Field(pattern=NAME, examples=["order"])
+    type: Literal["orchestration", "choreography"] | None = None
+    timeout: Duration | None = None
+    max_concurrent: int | None = Field(None, ge=1)
+    input_schema: dict[str, Json] | None = Field(None, description="JSON Schema of a saga's input")
+    on_compensation_failure: Literal["continue", "halt"] | None = None
+    started_by: str | None = Field(None, max_length=200)
+    correlation: str | None = Field(None, max_length=2000, examples=["data.order_id"])
+    steps: list[StepRequest] = Field(min_length=1, max_length=MAX_STEPS)
 
 
 class EventRequest(BaseModel):

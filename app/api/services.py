@@ -50,6 +50,8 @@ async def show(request: Request, _: MayRead, name: str) -> Response:
         body=schemas.ServiceRequest,
         answers={200: schemas.ServiceView, 201: schemas.ServiceView},
         problems=(400, 413, 422),
+        headers={"Location": "Where the service is"},
+        links={"get_services_name": {"name": "$response.body#/name"}},
     ),
 )
 async def put(request: Request, _: MayDefine, name: str) -> Response:

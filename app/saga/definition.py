@@ -222,7 +222,7 @@ class DefinitionInvalid(ValueError):  # noqa: N818 - the name of the answer: def
         self.errors = errors
 
 
-def parse_definition(document: object, services: Collection[str] | None) -> Definition:
+def parse_definition(document: object, services: Collection[str] | None, *, max_steps: int = MAX_STEPS) -> Definition:
     """The definition that a document describes; raises DefinitionInvalid with all that is wrong with it.
 
     `services` are the names that steps may use; None leaves them unchecked.
@@ -243,7 +243,7 @@ def parse_definition(document: object, services: Collection[str] | None) -> Defi
         max_concurrent = fields.optional("max_concurrent", or_nothing(whole_number(1, MAX_COUNT)), None)
         input_schema = fields.optional("input_schema", or_nothing(_schema), None)
     redact = fields.optional("redact", or_nothing(_list_of_places), None) or []
-    documents: list[Any] = fields.required("steps", _list_of_steps, [])
+    documents: list[Any] = fields.required("steps", partial(_list_of_steps, max_steps), [])
     fields.refuse_others()
     written = [Fields(step, f"steps[{position}]", faults) for position, step in enumerate(documents)]
     if started_by is None:
@@ -564,10 +564,10 @@ def _schema(value: object) -> dict[str, Any]:
     return schema
 
 
-def _list_of_steps(value: object) -> list[Any]:
+def _list_of_steps(most: int, value: object) -> list[Any]:
     steps = of_type(list, "a list of steps")(value)
-    if not 1 <= len(steps) <= MAX_STEPS:
-        raise ValueError(f"must be a list of 1 to {MAX_STEPS:,} steps, not of {len(steps):,}")
+    if not 1 <= len(steps) <= most:
+        raise ValueError(f"must be a list of 1 to {most:,} steps, not of {len(steps):,}")
     return steps
 
 

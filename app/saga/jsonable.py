@@ -15,7 +15,7 @@ def text_fault(text: str) -> str | None:
     return None
 
 
-def json_fault(value: object, *, any_number: bool = False) -> str | None:
+def json_fault(value: object, *, any_number: bool = False, max_depth: int = MAX_DEPTH) -> str | None:
     """Why the value cannot be written as JSON and be read back the same everywhere, or None.
 
     Values are counted as often as they would be written: a small structure that refers to its parts many times
@@ -33,8 +33,8 @@ def json_fault(value: object, *, any_number: bool = False) -> str | None:
         elif isinstance(item, int | float):
             if not any_number and (fault := _number_fault(item)):
                 return fault
-        elif depth >= MAX_DEPTH:
-            return f"is nested more than {MAX_DEPTH} levels deep"
+        elif depth >= max_depth:
+            return f"is nested more than {max_depth} levels deep"
         elif isinstance(item, list | dict):
             seen += len(item)
             if seen > MAX_VALUES:

@@ -47,7 +47,7 @@ class YamlInvalid(ValueError):  # noqa: N818 - as DefinitionInvalid
         self.message = message
 
 
-def load_yaml(text: str | bytes) -> Any:
+def load_yaml(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
     """The document as JSON has it: dicts with text as keys, lists, str, int, float, bool, None.
 
     Numbers may be infinite or NaN: whoever reads the document knows the place and says it better. An empty text
@@ -67,8 +67,8 @@ def load_yaml(text: str | bytes) -> Any:
         # Not for speed alone: \ud83d\ude00 is one character in JSON and two halves of one in YAML.
         value = json.loads(text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        value = _Builder().build(text)
-    if fault := json_fault(value, any_number=True):
+        value = _Builder(max_depth).build(text)
+    if fault := json_fault(value, any_number=True, max_depth=max_depth):
         raise YamlInvalid(f"the document {fault}")
     return value
 
@@ -106,7 +106,8 @@ class _RefusedError(Exception):
 class _Builder:
     """Makes values of the parser's events; one is made for each text."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_depth: int) -> None:
+        self._max_depth = max_depth
         self._open: list[_Open] = []
         self._anchors: dict[str, tuple[Any, int]] = {}  # the value, and how many values it stands for
         self._result: Any = None
@@ -147,8 +148,8 @@ class _Builder:
             case CollectionStartEvent():
                 if event.tag not in _COLLECTION_TAGS:
                     raise _RefusedError(f"the tag {event.tag} is not plain data; leave it out")
-                if len(self._open) >= MAX_DEPTH:
-                    raise _RefusedError(f"the document is nested more than {MAX_DEPTH} levels deep")
+                if len(self._open) >= self._max_depth:
+                    raise _RefusedError(f"the document is nested more than {self._max_depth} levels deep")
                 empty: list[Any] | dict[str, Any] = {} if isinstance(event, MappingStartEvent) else []
                 self._open.append(_Open(empty, event.anchor, self._counted))
                 self._count(1)

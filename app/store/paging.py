@@ -11,7 +11,6 @@ from uuid import UUID
 from app.saga.state import Micros
 
 LIMIT: Final = 50
-MAX_LIMIT: Final = 200
 _CHECK_BYTES: Final = 6
 _TEXT: Final = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
 

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.server import protocol
 from app.house import House, open_house
 from app.main import make_app
 from app.saga import rules
@@ -80,7 +81,7 @@ class Client:
 async def serve(settings: Settings) -> AsyncIterator[tuple[Client, FastAPI]]:
     """A server of its own in this loop; without the signal handlers that `uvicorn.run` would install."""
     app = make_app(settings)
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=protocol(settings), ws="none", lifespan="on", log_config=None, access_log=False)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -71,6 +71,7 @@ DEFAULTS = {
     "stuck_after": 300,
     "max_payload_bytes": 262_144,
     "max_call_bytes": 4_194_304,
+    "max_list": 200,
     "worker_metrics_port": 9101,
     "notify_hosts": "127.0.0.1,localhost,::1",
 }
