@@ -164,6 +164,7 @@ class TestForged:
             {"aud": None},
             {"aud": ["saga", "another"], "azp": "another"},
             {"aud": ["saga", "another"]},
+            {"aud": "another client", "azp": "saga"},
             {"azp": "another"},
             {"exp": 1},
             {"exp": None},
