@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from app import callbacks
+from app.alive import Alive
 from app.attempts import Attempts
 from app.broker import Publisher
 from app.bus import Bus
@@ -23,6 +24,7 @@ from app.store.letters import Letters
 from app.store.listing import Listing
 from app.store.notices import Notices
 from app.store.outbox import Outbox
+from app.store.overview import Overview
 from app.store.sagas import Sagas
 from app.store.services import Services
 from app.sweep import Sweeper
@@ -37,11 +39,13 @@ class House:
     services: Services
     sagas: Sagas
     listing: Listing
+    overview: Overview
     letters: Letters
     notices: Notices
     events: Events
     bus: Bus
     publisher: Publisher
+    alive: Alive
     engine: Engine
     attempts: Attempts | None
     """Only in workers."""
@@ -59,7 +63,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     database = Database(settings.database_url, pool=settings.database_pool)
     definitions, services = Definitions(database), Services(database)
     sagas, notices = Sagas(database, definitions), Notices(database)
-    publisher = Publisher(settings.redis_url)
+    publisher, alive = Publisher(settings.redis_url), Alive(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
     recent = Recent(database.clock) if worker else None
     courier = Courier(notices, services, settings) if worker else None
@@ -77,11 +81,13 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             services,
             sagas,
             Listing(database, sagas),
+            Overview(database, definitions),
             Letters(database),
             notices,
             events,
             bus,
             publisher,
+            alive,
             engine,
             attempts,
             Sweeper(engine, publisher, settings),
@@ -99,5 +105,6 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
         await relay.close()
         await bus.close()
         await publisher.close()
+        await alive.close()
         await services.close()
         await database.close()

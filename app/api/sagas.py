@@ -22,11 +22,11 @@ from app.api.dependencies import (
     saga_id,
     unchanged,
 )
-from app.api.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
 from app.api.openapi import describe, parameter
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
 from app.errors import DatabaseUnavailable, Problem
+from app.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
 from app.house import House
 from app.instants import rfc3339
 from app.operating import Operator
@@ -154,6 +154,10 @@ FILTER_PARAMETERS: Final = (
     parameter("created_after", "query", "RFC 3339"),
     parameter("created_before", "query", "RFC 3339"),
     parameter("attention", "query", "`true` or `false`: whether a person is needed"),
+    parameter("step", "query", "The step to blame: the first that its attention names, else the one that turned it"),
+    parameter("error", "query", "Code of what went wrong there, with its status: `exhausted-503`"),
+    parameter("text", "query", "Part of what an error or the attention says, in any case"),
+    parameter("id", "query", "Several by commas, or repeated"),
     parameter("payloads", "query", "`true`: with inputs and outputs"),
     parameter("limit", "query", "Default 50; more than 200 is 200"),
     parameter("cursor", "query", "`next_cursor` of the page before"),

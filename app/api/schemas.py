@@ -196,6 +196,10 @@ class BulkFilter(Body):
     created_after: Instant | None = None
     created_before: Instant | None = None
     attention: bool | None = None
+    step: str | None = None
+    error: str | None = None
+    text: str | None = None
+    id: list[str] | str | None = Field(None, max_length=40_000)
 
 
 class BulkRequest(Reason):
