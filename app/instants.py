@@ -68,3 +68,11 @@ def age(seconds: float) -> str:
         if seconds >= unit:
             return f"{int(seconds // unit)}{name}"
     return f"{max(int(seconds), 0)}s"
+
+
+def about(seconds: float) -> str:
+    """In one unit, for a sentence: 40 s, 5 min, 3 h, 2 d."""
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{round(seconds / unit)} {name}"
+    return f"{max(round(seconds), 0)} s"

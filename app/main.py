@@ -31,6 +31,7 @@ from app.api import (
 from app.api.dependencies import Keys
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
+from app.dashboard import PAGES
 from app.errors import DatabaseUnavailable
 from app.house import House, open_house
 from app.input_schema import InputSchemas
@@ -80,7 +81,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         # Not `include_router`, which sends each request through one router more.
         app.router.routes.extend(router.routes)
     app.state.routers = ROUTERS

@@ -23,25 +23,10 @@ from app.instants import parse_instant
 from app.saga.durations import parse_duration
 from app.saga.fields import shown
 from app.saga.state import Micros
+from app.submitting import LABEL, MAX_LABEL_VALUE, MAX_LABELS, check_labels
 from saga_participant.events import COMPENSATION_REQUESTED, LONGEST_NAME_BYTES
 
-MAX_LABELS: Final = 32
-MAX_LABEL_VALUE: Final = 256
 MAX_REASON: Final = 2000
-_LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
-
-
-def check_labels(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError("must be an object whose values are texts")  # noqa: TRY004 - pydantic wants it so
-    if len(value) > MAX_LABELS:
-        raise ValueError(f"has {len(value):,} entries; at most {MAX_LABELS} are kept")
-    for key, text in value.items():
-        if not _LABEL.fullmatch(key):
-            raise ValueError(f"the key {key[:80]!r} must be 1 to 64 letters, digits, . _ / or -")
-        if not isinstance(text, str) or len(text) > MAX_LABEL_VALUE:
-            raise ValueError(f"the value of {key!r} must be a text of at most {MAX_LABEL_VALUE} characters")
-    return value
 
 
 Duration = Annotated[
@@ -67,7 +52,7 @@ Labels = Annotated[
         {
             "type": "object",
             "additionalProperties": {"type": "string", "maxLength": MAX_LABEL_VALUE},
-            "propertyNames": {"pattern": f"^{_LABEL.pattern}$"},
+            "propertyNames": {"pattern": f"^{LABEL.pattern}$"},
             "maxProperties": MAX_LABELS,
             "examples": [{"customer": "4711"}],
         }

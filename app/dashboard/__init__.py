@@ -1,1 +1,9 @@
 """What people see: pages, made on the server. All that they do is what the API does, through the same calls."""
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from app.dashboard import attention, pages, saga, sagas
+
+PAGES: Final[tuple[APIRouter, ...]] = (pages.router, attention.router, sagas.router, saga.router)

@@ -48,7 +48,7 @@ ROUND: Final = 6.0
 STUB: Final = 7
 """Straight piece at the ends of a curve, so that it meets its head in the middle."""
 
-_STYLE: Final = """
+STYLE: Final = """
 :where(.saga-diagram){--saga-paper:#fff;--saga-lane:#f6f7f9;--saga-box:#fff;--saga-ink:#1f2328;--saga-muted:#59636e;
 --saga-border:#c4cbd3;--saga-line:#8b949e;
 --saga-idle:#59636e;--saga-idle-fill:#fff;--saga-active:#0757b5;--saga-active-fill:#eaf3ff;
@@ -92,9 +92,9 @@ stroke:var(--saga-paper);stroke-width:4;paint-order:stroke}
 )
 
 
-def svg(definition: Definition, state: State | None = None) -> str:
-    """An SVG document. With `state`, how every operation of that saga stands."""
-    return "\n".join(_Drawing(definition, state).document()) + "\n"
+def svg(definition: Definition, state: State | None = None, *, styled: bool = True) -> str:
+    """An SVG document. With `state`, how every operation of that saga stands. Not `styled`: the page has `STYLE`."""
+    return "\n".join(_Drawing(definition, state).document(styled=styled)) + "\n"
 
 
 # --- text -------------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class _Drawing:
 
     # what is drawn
 
-    def document(self) -> Iterator[str]:
+    def document(self, *, styled: bool) -> Iterator[str]:
         width, height = _number(self.width), _number(self.height)
         yield (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="saga-diagram" role="img" width="{width}" height="{height}"'
@@ -277,7 +277,8 @@ class _Drawing:
         told += [text for _, _, text in self.notes]
         yield f"<title>{_text(self.definition.name)}</title>"
         yield f"<desc>{_text(' '.join(told))}</desc>"
-        yield f"<style>{_STYLE}</style>"
+        if styled:
+            yield f"<style>{STYLE}</style>"
         yield '<rect class="paper" width="100%" height="100%"/>'
         yield f'<text class="heading" x="{_number(self.side)}" y="{MARGIN + 16}">{_text(self.definition.name)}</text>'
         for row, (kind, sign, text) in enumerate(self.notes):
