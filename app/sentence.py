@@ -8,7 +8,7 @@ Pure: it reads the state as the machine does, so it cannot promise what will not
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from app.instants import about
+from app.instants import about, duration
 from app.saga import rules
 from app.saga.definition import Definition
 from app.saga.state import (
@@ -157,7 +157,7 @@ class _Words:
         ]
 
     def _took(self) -> str:
-        return about(((self.state.finished_at or self.at) - self.state.created_at) / SECOND)
+        return duration(((self.state.finished_at or self.at) - self.state.created_at) / SECOND)
 
     # --- what comes next ---
 

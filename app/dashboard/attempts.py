@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 from app.instants import duration
+from app.saga.definition import COMPENSATION_REQUESTED
 from app.saga.state import COMPENSATION, SECOND, Micros
 
 Who: TypeAlias = tuple[str, str]
@@ -105,7 +106,8 @@ def attempts_of(events: Iterable[Mapping[str, Any]]) -> dict[Who, list[Attempt]]
             continue
         of = found.setdefault((event["step"], event["operation"]), [])
         if kind in _BEGINS:
-            of.append(Attempt(event["attempt"] or 1, at, data.get("key"), data.get("event")))
+            asked = COMPENSATION_REQUESTED if event["operation"] == COMPENSATION else data.get("event")
+            of.append(Attempt(event["attempt"] or 1, at, data.get("key"), asked))
         elif kind == "StepWaiting":
             for attempt in _numbered(of, event["attempt"]):
                 attempt.accepted, attempt.status = at, data.get("status")

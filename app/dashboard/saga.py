@@ -5,6 +5,7 @@ is done, and the new truth is shown.
 """
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -152,7 +153,7 @@ async def _page(
         choreographed=saga.definition.type == "choreography",
         sentence=sentence(saga.definition, state, at),
         progress=progress_of(saga),
-        picture=Markup(diagram.svg(saga.definition, state, styled=False)),  # noqa: S704 - it escapes what it is given
+        picture=Markup(diagram.svg(saga.definition, state, inline=True)),  # noqa: S704 - it escapes what it is given
         line=line_of(attempts, at),
         steps=[_step(saga, position, view, attempts) for position in range(len(saga.definition.steps))],
         told=_told(view, events, at, at_rest=state.at_rest),
@@ -165,6 +166,7 @@ async def _page(
         done=done,
         moved=problem is not None and problem.code == "saga-has-moved",
         live=None if state.final else f"/admin/sagas/{saga.id}/live?seq={state.seq}",
+        self_path=f"/admin/sagas/{saga.id}",
         title=f"{saga.definition.name} {saga.key}",
         finished=None if state.finished_at is None else duration((state.finished_at - state.created_at) / SECOND),
     )
@@ -246,7 +248,6 @@ def _told(view: Mapping[str, Any], events: list[dict[str, Any]], at: int, *, at_
         return []
     lines = [{**event, "at": rfc3339(event["at"])} for event in events]
     now = datetime.fromtimestamp(at / SECOND, UTC)
-    standing = (view["attention"] or {}).get("reason") or ""
     begin = datetime.fromisoformat(view["created_at"])
     return [
         Told(
@@ -256,7 +257,7 @@ def _told(view: Mapping[str, Any], events: list[dict[str, Any]], at: int, *, at_
             TONES.get(row.tone or "", ""),
             row.at.isoformat(),
         )
-        for row in tell(lines, None if at_rest else now, standing)
+        for row in tell(lines, None if at_rest else now)
     ]
 
 
@@ -411,7 +412,7 @@ async def preview(request: Request, posted: Posting, id: str, step: str) -> Resp
         detail = "The saga has moved on since you looked at it. This is the input of the step now."
         moved = Problem(412, "saga-has-moved", detail)
         return _input_page(request, visitor, saga, step, before=before, given=before, problem=moved)
-    diff = None if posted.one("again") else list(_diff(before, after))
+    diff = None if posted.one("again") else list(_diff(_sorted(before), _sorted(after)))
     return _input_page(request, visitor, saga, step, before=before, given=after, diff=diff)
 
 
@@ -425,6 +426,11 @@ def _editable_input(saga: Saga, step: str) -> str:
         detail = f"{step[:64]} of this saga can be given no other input now: only a step that is to be tried again can."
         raise Problem(409, "step-not-editable", detail)
     return pretty(given)
+
+
+def _sorted(text: str) -> str:
+    """Without the order of keys, which means nothing."""
+    return json.dumps(json.loads(text), indent=2, ensure_ascii=False, sort_keys=True)
 
 
 def _diff(before: str, after: str) -> Any:

@@ -26,6 +26,7 @@ from app.saga.fields import shown
 from app.saga.state import SECOND, SagaState
 from app.store.listing import Filter
 from app.store.overview import ATTENTION, COUNTED, NO_COUNTS, told_count
+from app.store.paging import Place
 
 WITHIN: Final[Mapping[str, tuple[str, int]]] = {
     "15m": ("in the last 15 minutes", 900),
@@ -52,6 +53,8 @@ class View:
     given: list[tuple[str, str]]
     """Its parameters, without the page."""
     faults: list[tuple[str, str]]
+    limit: int
+    place: Place | None
 
     def __getitem__(self, name: str) -> str:
         return next((value for known, value in self.given if known == name), "")
@@ -67,11 +70,11 @@ class View:
         return bool(self.given)
 
 
-def read_view(request: Request, visitor: Visitor) -> tuple[View, Query]:
+def read_view(request: Request, visitor: Visitor) -> View:
     """What is wrong with the address is kept as a fault: the page shows it beside the form."""
     query = Query(_timed(request), KNOWN)
     wanted = saga_filter(query, visitor.caller)
-    within = query.one("within", _within)
+    within, limit, place = query.one("within", _within), query.limit(), query.place()
     if within is not None:
         wanted = replace(wanted, created_after=now() - within * SECOND)
     faults: list[tuple[str, str]] = []
@@ -80,7 +83,7 @@ def read_view(request: Request, visitor: Visitor) -> tuple[View, Query]:
     except Problem as problem:
         faults = list(problem.errors)
     given = [(name, value) for name, value in request.query_params.multi_items() if name in KNOWN and value]
-    return View(wanted, [(name, value) for name, value in given if name not in PAGING], faults), query
+    return View(wanted, [(name, value) for name, value in given if name not in PAGING], faults, limit, place)
 
 
 def _within(text: str) -> int:
@@ -106,12 +109,11 @@ def _timed(request: Request) -> Request:
 @router.get("/admin/sagas")
 async def sagas(request: Request, visitor: Visiting) -> Response:
     house = house_of(request)
-    view, query = read_view(request, visitor)
-    limit, place = query.limit(), query.place()
-    faults = [*view.faults]
+    view = read_view(request, visitor)
+    faults, place = view.faults, view.place
     rows, more, counts = [], None, NO_COUNTS
     if not faults:
-        found, more = await house.listing.sagas(view.wanted, limit=limit, after=place)
+        found, more = await house.listing.sagas(view.wanted, limit=view.limit, after=place)
         rows = [row_of(saga) for saga in found]
         counts = await house.overview.counts(view.wanted)
     names = [each["name"] for each in await house.definitions.names()]
@@ -156,10 +158,16 @@ def _chips(view: View, counts: Mapping[str, int]) -> list[Chip]:
 
 @router.get("/admin/sagas/live")
 async def moved(request: Request, visitor: Visiting) -> Response:
-    view, query = read_view(request, visitor)
-    limit, house = query.limit(), house_of(request)
-    query.check()
-    return live.stream(request, lambda: house.overview.stamp(view.wanted, limit), every=2)
+    view, house = _sound(read_view(request, visitor)), house_of(request)
+    return live.stream(request, lambda: house.overview.stamp(view.wanted, view.limit), every=2)
+
+
+def _sound(view: View) -> View:
+    """Problem 422 where the address is not as it should be."""
+    if view.faults:
+        detail = "The address is not as it should be, so nothing was done."
+        raise Problem(422, "filter-invalid", detail, errors=view.faults)
+    return view
 
 
 # --- many at once -----------------------------------------------------------------------------------------------
@@ -207,8 +215,7 @@ def _bulk_view(request: Request, visitor: Visitor) -> tuple[View, BulkAction]:
         (name, value) if name != "within" or value not in WITHIN else ("created_after", _since(WITHIN[value][1]))
         for name, value in kept
     ]
-    view, query = read_view(Request({**request.scope, "query_string": urlencode(kept).encode()}), visitor)
-    query.check()
+    view = _sound(read_view(Request({**request.scope, "query_string": urlencode(kept).encode()}), visitor))
     if action not in get_args(BulkAction):
         raise Problem(422, "action-unknown", f"{shown(action)} cannot be done to many: it is one of {list(ACTIONS)}.")
     return view, action  # type: ignore[return-value]

@@ -145,7 +145,7 @@ def _raw(element: Element) -> str:
         return "".join(child for child in element.children if isinstance(child, str)).removeprefix("\n")
     options = list(element.all("option"))
     chosen = next((option for option in options if "selected" in option.attributes), options[0] if options else None)
-    return "" if chosen is None else chosen.attributes.get("value") or chosen.text
+    return "" if chosen is None else chosen["value"] if "value" in chosen.attributes else chosen.text
 
 
 @pytest.fixture

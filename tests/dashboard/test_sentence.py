@@ -103,7 +103,7 @@ def test_completed():
     tale.does("quote", "reserve")
     tale.wait(75)
     tale.does("charge")
-    assert said(tale) == "Completed in 75 s; 3 of 3 steps done."
+    assert said(tale) == "Completed in 1m 15s; 3 of 3 steps done."
 
 
 def test_refused_and_undone():

@@ -71,7 +71,7 @@
   }
 
   async function refresh() {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const answer = await fetch(main.dataset.self || location.href, { headers: { Accept: "text/html" } });
     if (answer.redirected) { location.reload(); return; }
     if (!answer.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -80,11 +80,9 @@
       if (part && !busy(part)) takeOver(part, document.importNode(fresh, true));
     }
     tick();
+    // A stream knows by itself what it has told; it ends with what it tells of.
     const next = page.getElementById("main").dataset.live;
-    if (next !== main.dataset.live) {
-      if (next) main.dataset.live = next; else delete main.dataset.live;
-      listen();
-    }
+    if (!next && source) { delete main.dataset.live; listen(); }
   }
 
   let wanted = false;
@@ -112,6 +110,10 @@
   }
 
   document.addEventListener("visibilitychange", () => { if (!document.hidden && wanted) moved(); });
+
+  // What came of a form is a page of its own; its address is that of what it shows.
+  const self = main?.dataset.self;
+  if (self && self !== location.pathname) history.replaceState(null, "", self);
 
   dress(document);
   if (main) listen();

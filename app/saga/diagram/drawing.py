@@ -92,9 +92,12 @@ stroke:var(--saga-paper);stroke-width:4;paint-order:stroke}
 )
 
 
-def svg(definition: Definition, state: State | None = None, *, styled: bool = True) -> str:
-    """An SVG document. With `state`, how every operation of that saga stands. Not `styled`: the page has `STYLE`."""
-    return "\n".join(_Drawing(definition, state).document(styled=styled)) + "\n"
+def svg(definition: Definition, state: State | None = None, *, inline: bool = False) -> str:
+    """An SVG document. With `state`, how every operation of that saga stands.
+
+    `inline`: for a page that has `STYLE`, and says by itself what it is that is drawn.
+    """
+    return "\n".join(_Drawing(definition, state, inline=inline).document()) + "\n"
 
 
 # --- text -------------------------------------------------------------------------------------------------------
@@ -150,8 +153,8 @@ def _number(value: float) -> str:
 
 
 class _Drawing:
-    def __init__(self, definition: Definition, state: State | None) -> None:
-        self.definition, self.state = definition, state
+    def __init__(self, definition: Definition, state: State | None, *, inline: bool) -> None:
+        self.definition, self.state, self.inline = definition, state, inline
         self.box_height: Final = 48 if state is None else 68
         self.box_width: Final = self._box_width()
         self.event_width: Final = self._event_width()
@@ -237,7 +240,7 @@ class _Drawing:
 
     def _stack(self) -> float:
         """Puts the lanes below each other, and tells the height of it all."""
-        top: float = MARGIN + HEADING + ROW * len(self.notes)
+        top: float = MARGIN if self.inline else MARGIN + HEADING + ROW * len(self.notes)
         for band in range(len(self.tracks)):
             for operation in self.operations:
                 self.tops[operation, band] = top
@@ -264,7 +267,7 @@ class _Drawing:
 
     # what is drawn
 
-    def document(self, *, styled: bool) -> Iterator[str]:
+    def document(self) -> Iterator[str]:
         width, height = _number(self.width), _number(self.height)
         yield (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="saga-diagram" role="img" width="{width}" height="{height}"'
@@ -277,14 +280,11 @@ class _Drawing:
         told += [text for _, _, text in self.notes]
         yield f"<title>{_text(self.definition.name)}</title>"
         yield f"<desc>{_text(' '.join(told))}</desc>"
-        if styled:
+        if not self.inline:
             yield f"<style>{STYLE}</style>"
         yield '<rect class="paper" width="100%" height="100%"/>'
-        yield f'<text class="heading" x="{_number(self.side)}" y="{MARGIN + 16}">{_text(self.definition.name)}</text>'
-        for row, (kind, sign, text) in enumerate(self.notes):
-            yield f'<g class="{kind}" transform="translate({_number(self.side)} {MARGIN + HEADING - 6 + ROW * row})">'
-            shown = _fitted(text, TEXT, self.width - 2 * self.side - INDENT)
-            yield f'{_sign(sign, 0, -1)}<text x="{INDENT}" y="9">{_text(shown)}</text></g>'
+        if not self.inline:
+            yield from self._head()
         yield from self._grounds()
         for operation, lines in self.lines.items():
             yield from (self._line(line, operation) for line in lines)
@@ -295,6 +295,13 @@ class _Drawing:
             for operation in self.operations:
                 yield from self._box(position, operation)
         yield "</svg>"
+
+    def _head(self) -> Iterator[str]:
+        yield f'<text class="heading" x="{_number(self.side)}" y="{MARGIN + 16}">{_text(self.definition.name)}</text>'
+        for row, (kind, sign, text) in enumerate(self.notes):
+            yield f'<g class="{kind}" transform="translate({_number(self.side)} {MARGIN + HEADING - 6 + ROW * row})">'
+            shown = _fitted(text, TEXT, self.width - 2 * self.side - INDENT)
+            yield f'{_sign(sign, 0, -1)}<text x="{INDENT}" y="9">{_text(shown)}</text></g>'
 
     def _grounds(self) -> Iterator[str]:
         for (operation, band), top in self.tops.items():
