@@ -50,6 +50,8 @@ class Attempts:
     ) -> None:
         self._engine, self._participants, self._recent = engine, participants, recent
         self._settings, self._callback_url = settings, callback_url
+        self.claimed_at: float | None = None
+        """When an attempt was last claimed here, by the monotonic clock."""
 
     async def perform(
         self,
@@ -122,6 +124,7 @@ class Attempts:
         if not transition.records or transition.records[0].attempt is None:
             return
         started = transition.records[0]
+        self.claimed_at = time.monotonic()
         await probes.passed(
             probes.PERFORM_CLAIMED, saga_id=saga.id, step=saga.definition.steps[step].name, operation=operation
         )

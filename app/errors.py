@@ -5,7 +5,10 @@ sentence). The other errors are the house's own.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+MAX_FAULTS: Final = 100
+"""That are told at a time."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word

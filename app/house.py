@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app import callbacks
+from app.alive import Alive
 from app.attempts import Attempts
 from app.broker import Publisher
 from app.bus import Bus
@@ -27,6 +28,7 @@ from app.store.letters import Letters
 from app.store.listing import Listing
 from app.store.notices import Notices
 from app.store.outbox import Outbox
+from app.store.overview import Overview
 from app.store.sagas import Sagas
 from app.store.sealing import Sealer
 from app.store.services import Services
@@ -45,11 +47,13 @@ class House:
     services: Services
     sagas: Sagas
     listing: Listing
+    overview: Overview
     letters: Letters
     notices: Notices
     events: Events
     bus: Bus
     publisher: Publisher
+    alive: Alive
     engine: Engine
     attempts: Attempts | None
     """Only in workers."""
@@ -72,6 +76,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
     definitions, services, sealer = Definitions(database), Services(database), Sealer.of(settings)
     sagas, notices = Sagas(database, definitions, sealer), Notices(database, sealer)
     publisher = Publisher(settings.redis_url)
+    alive = Alive(settings.redis_url)
     participants = Participants(services.get, settings) if worker else None
     recent = Recent(database.clock) if worker else None
     courier = Courier(notices, services, settings) if worker else None
@@ -91,11 +96,13 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             services,
             sagas,
             Listing(database, sagas),
+            Overview(database, definitions),
             Letters(database, sealer),
             notices,
             events,
             bus,
             publisher,
+            alive,
             engine,
             attempts,
             Sweeper(engine, publisher, settings),
@@ -117,6 +124,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
         await relay.close()
         await bus.close()
         await publisher.close()
+        await alive.close()
         await services.close()
         await database.close()
 

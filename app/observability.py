@@ -10,7 +10,9 @@ import os
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +48,14 @@ step_duration: Final = Histogram(
 )
 events: Final = Counter("saga_events", "Events that the tracker has dealt with", ["event", "result"])
 sweeps: Final = Counter("saga_sweep", "Sweeps, and what they found", ["result"])
+
+
+@lru_cache
+def our_version() -> str:
+    try:
+        return version("saga-orchestrator")
+    except PackageNotFoundError:  # from a source tree that is not installed
+        return "unknown"
 
 
 def configure_logging(level: str = "INFO") -> None:

@@ -103,6 +103,14 @@ def _secrets(saga: Saga, redaction: Redaction) -> set[str]:
     return found
 
 
+def discreet_history(saga: Saga, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of its history. An address to be polled is of the participant's making, and is kept as it is."""
+    return [
+        {**row, "data": {**data, "poll": discreet(saga, data["poll"])}} if "poll" in (data := row["data"]) else {**row}
+        for row in rows
+    ]
+
+
 # --- inputs of steps --------------------------------------------------------------------------------------------
 
 
@@ -141,6 +149,13 @@ def restored_input(saga: Saga, given: Any) -> Any:
     """An input in place of the saga's. Problem 422 where it says `[redacted]` and nothing is kept there."""
     redaction = saga.definition.redaction
     return given if redaction is None else _restored(given, _loads(saga.payloads.get(INPUT)), redaction.input)
+
+
+def shown_step_input(saga: Saga, step: int) -> Any:
+    """The input that an operator gave to the step, as it is shown. LookupError where none was given."""
+    data = saga.payloads[input_of(saga.definition.steps[step].name)]
+    redaction = saga.definition.redaction
+    return json.loads(data if redaction is None else masked(data, _places_in_input(saga, redaction, step)))
 
 
 def restored_step_input(saga: Saga, step: int, given: Any) -> Any:

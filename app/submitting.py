@@ -21,6 +21,7 @@ from app.strict_json import canonical, dumps
 
 KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 FIELDS: Final = ("saga", "input", "version", "labels", "timeout", "start_at", "notify_url")
+LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 MAX_VERSION: Final = 2**31 - 1
 PAST_SECONDS: Final = 86_400
 """A `start_at` that is older is a mistake, not a clock that goes wrong."""
@@ -64,6 +65,17 @@ def idempotency_key(headers: list[str], body: Mapping[str, Any]) -> str:
 
 def _bad_key(detail: str) -> Problem:
     return Problem(400, "idempotency-key-invalid", detail)
+
+
+def check_labels(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object whose values are texts")  # noqa: TRY004 - pydantic wants it so
+    for key, text in value.items():
+        if not LABEL.fullmatch(key):
+            raise ValueError(f"the key {key[:80]!r} must be 1 to 64 letters, digits, . _ / or -")
+        if not isinstance(text, str):
+            raise ValueError(f"the value of {key!r} must be a text")  # noqa: TRY004
+    return value
 
 
 def digest(body: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,9 @@ import redis
 from celery.beat import Scheduler
 from redis.exceptions import RedisError
 
+from app.alive import leave_sign
 from app.broker import REDIS_SECONDS, SYSTEM
+from app.observability import our_version
 from app.settings import get_settings
 
 SWEEPS_AT_MOST: Final = 30
@@ -22,7 +24,10 @@ class SweepScheduler(Scheduler):
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         try:
-            waiting = self._redis.llen(SYSTEM)
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.llen(SYSTEM)
+            leave_sign(pipeline, "beat", {"version": our_version()})
+            waiting = pipeline.execute()[0]
         except (RedisError, OSError):
             waiting = 0  # sending will say so
         if int(waiting) < SWEEPS_AT_MOST:

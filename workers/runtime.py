@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from app.house import House, open_house
-from app.observability import log
+from app.observability import log, our_version
 from app.settings import Settings, get_settings
 
 try:
@@ -59,12 +59,25 @@ class Runtime:
     async def _live(self, settings: Settings, opened: "Future[None]") -> None:
         self._stopping = asyncio.Event()
         async with open_house(settings, worker=True) as self.house:
-            beside = [asyncio.create_task(self._beat()), asyncio.create_task(self.house.tracker.run())]
+            beside = [
+                asyncio.create_task(self._beat()),
+                asyncio.create_task(self.house.tracker.run()),
+                asyncio.create_task(self.house.alive.keep("worker", self._facts)),
+            ]
             opened.set_result(None)
             await self._stopping.wait()
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
+
+    def _facts(self) -> dict[str, Any]:
+        """What this worker says of itself (`app.alive`)."""
+        attempts = None if self.house is None else self.house.attempts
+        claimed_at = None if attempts is None else attempts.claimed_at
+        return {
+            "version": our_version(),
+            "claimed_ago": None if claimed_at is None else round(time.monotonic() - claimed_at, 1),
+        }
 
     async def _beat(self) -> None:
         while True:

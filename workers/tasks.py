@@ -30,6 +30,7 @@ async def sweep(house: House, _: Parked) -> None:
     counts = await house.sweeper.sweep()
     counts["relayed"] = await house.relay.drain()
     observability.swept(counts)
+    await house.alive.swept(counts)
 
 
 def _attempts(house: House) -> Attempts:

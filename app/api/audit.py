@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api import schemas
-from app.api.dependencies import MayLook, house_of, uuid
-from app.api.filters import PAGING, Query, whole
+from app.api.dependencies import MayLook, house_of
 from app.api.openapi import describe, parameter
 from app.api.sagas import LIMIT, OF_SAGA, page_response
+from app.filters import PAGING, Query, uuid, whole
 from app.instants import rfc3339
 
 router = APIRouter(prefix="/admin/api", tags=["admin"])

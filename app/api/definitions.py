@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from app.api import diagrams, schemas
 from app.api.dependencies import MayDefine, MayRead, house_of, read_body
-from app.api.filters import Query, whole
 from app.api.openapi import describe, parameter
 from app.api.sagas import json_response
 from app.errors import Problem
+from app.filters import Query, whole
 from app.instants import rfc3339
 from app.registration import check_definition
 from app.saga.definition import Definition, DefinitionInvalid, to_document

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
@@ -12,18 +11,15 @@ from pydantic_core import ErrorDetails
 
 from app import access, strict_json
 from app.access import Caller, Right
-from app.errors import Problem, too_large
+from app.errors import MAX_FAULTS, Problem, too_large
+from app.filters import uuid
 from app.house import House
 from app.people import visits
-from app.saga.fields import shown
 from app.settings import Settings
 from app.store.sagas import Saga
 
 ENVELOPE_BYTES: Final = 65_536
 """What a body may have beside the payload that it carries."""
-MAX_FAULTS: Final = 100
-
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -147,16 +143,10 @@ MayAdminister: TypeAlias = Annotated[Caller, Depends(needs(Right.ADMINISTER))]
 
 def saga_id(text: str) -> str:
     """A saga's id from a path; what cannot be one names no saga."""
-    if not _UUID.fullmatch(text):
-        raise Problem(404, "saga-not-found", f"There is no saga {text[:80]!r}: an id is a UUID.")
-    return text.lower()
-
-
-def uuid(text: str) -> str:
-    """ValueError where it is none."""
-    if not _UUID.fullmatch(text):
-        raise ValueError(f"must be a UUID, not {shown(text)}")
-    return text.lower()
+    try:
+        return uuid(text)
+    except ValueError:
+        raise Problem(404, "saga-not-found", f"There is no saga {text[:80]!r}: an id is a UUID.") from None
 
 
 async def read_body(request: Request, limit: int) -> bytes:

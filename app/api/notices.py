@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api import schemas
-from app.api.dependencies import MayLook, MayOperate, checked, house_of, read_json, read_reasoned, uuid
-from app.api.filters import PAGING, Query
+from app.api.dependencies import MayLook, MayOperate, checked, house_of, read_json, read_reasoned
 from app.api.openapi import describe, parameter, several
 from app.api.sagas import CURSOR, LIMIT, json_response, page_response
 from app.errors import Problem
+from app.filters import PAGING, Query, uuid
 from app.instants import rfc3339
 from app.saga.fields import shown
 from app.store.notices import STATUSES

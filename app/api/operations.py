@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +23,7 @@ from app.api.openapi import describe, document
 from app.api.sagas import json_response
 from app.errors import DatabaseUnavailable, Problem
 from app.house import House
+from app.observability import our_version
 from app.store.database import caused_by
 from app.store.gauges import Gauges, read_gauges
 from app.store.notices import STATUSES
@@ -34,14 +34,6 @@ SCRAPE_SECONDS: Final = 1.0
 """Nobody needs a key for /metrics: however often it is asked, the database is asked once in so long."""
 
 router = APIRouter(tags=["operations"])
-
-
-@lru_cache
-def our_version() -> str:
-    try:
-        return version("saga-orchestrator")
-    except PackageNotFoundError:  # from a source tree that is not installed
-        return "unknown"
 
 
 # --- health -----------------------------------------------------------------------------------------------------

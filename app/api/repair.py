@@ -9,10 +9,10 @@ from starlette.responses import Response
 from app.access import Caller
 from app.api import schemas
 from app.api.dependencies import MayLook, MayOperate, etag, house_of, if_match, read_reasoned, saga_id
-from app.api.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter
 from app.api.openapi import describe, parameter
 from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, saga_response
 from app.engine import now_of
+from app.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter
 from app.operating import NOT_GIVEN, Operator
 from app.saga.actions import verdicts
 

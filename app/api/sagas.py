@@ -25,15 +25,15 @@ from app.api.dependencies import (
     saga_id,
     unchanged,
 )
-from app.api.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
 from app.api.openapi import describe, parameter, several
 from app.api.waiting import Waiting, preferred_wait
 from app.engine import replay
 from app.errors import DatabaseUnavailable, PayloadUnreadable, Problem
+from app.filters import PAGING, SAGA_FILTERS, Query, count, saga_filter, truth
 from app.house import House
 from app.instants import rfc3339
 from app.operating import Operator
-from app.redacting import discreet
+from app.redacting import discreet_history
 from app.saga.state import SagaState
 from app.store.listing import Filter
 from app.store.sagas import Saga
@@ -187,6 +187,10 @@ FILTER_PARAMETERS: Final = (
     parameter("created_after", "query", "RFC 3339", INSTANT),
     parameter("created_before", "query", "RFC 3339", INSTANT),
     parameter("attention", "query", "Whether a person is needed", BOOLEAN),
+    parameter("step", "query", "The step to blame: the first that its attention names, else the one that turned it"),
+    parameter("error", "query", "Code of what went wrong there, with its status: `exhausted-503`"),
+    parameter("text", "query", "Part of what an error or the attention says, in any case"),
+    parameter("id", "query", "Repeated, or several by commas", several({"type": "string", "format": "uuid"})),
     parameter("payloads", "query", "With inputs and outputs", BOOLEAN),
     LIMIT,
     CURSOR,
@@ -272,13 +276,8 @@ async def _events(house: House, tenant: str | None, saga: str, after: int, limit
     if any("poll" in row["data"] for row in rows):
         # An address of the participant's making, which has to be kept as it is.
         found = await house.engine.load(saga, tenant)
-        rows = [_poll_hidden(found, row) for row in rows]
+        rows = discreet_history(found, rows)
     return [_event(row) for row in rows]
-
-
-def _poll_hidden(saga: Saga, row: dict[str, Any]) -> dict[str, Any]:
-    data = row["data"]
-    return {**row, "data": {**data, "poll": discreet(saga, data["poll"])}} if "poll" in data else row
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, Any]:

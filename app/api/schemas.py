@@ -25,23 +25,11 @@ from app.saga.definition import MAX_STEPS
 from app.saga.durations import parse_duration
 from app.saga.fields import shown
 from app.saga.state import Micros
+from app.submitting import LABEL, check_labels
 from saga_participant.events import COMPENSATION_REQUESTED, LONGEST_NAME_BYTES
 
 MAX_REASON: Final = 2000
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
-_LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
-
-
-def check_labels(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError("must be an object whose values are texts")  # noqa: TRY004 - pydantic wants it so
-    for key, text in value.items():
-        if not _LABEL.fullmatch(key):
-            raise ValueError(f"the key {key[:80]!r} must be 1 to 64 letters, digits, . _ / or -")
-        if not isinstance(text, str):
-            raise ValueError(f"the value of {key!r} must be a text")  # noqa: TRY004
-    return value
-
 
 Duration = Annotated[
     float,
@@ -66,7 +54,7 @@ Labels = Annotated[
         {
             "type": "object",
             "additionalProperties": {"type": "string"},
-            "propertyNames": {"pattern": f"^{_LABEL.pattern}$"},
+            "propertyNames": {"pattern": f"^{LABEL.pattern}$"},
             "description": "At most `SAGA_MAX_LABELS` (32), of `SAGA_MAX_LABEL_LENGTH` (256) characters",
             "examples": [{"customer": "4711"}],
         }
@@ -199,6 +187,10 @@ class BulkFilter(Body):
     created_after: Instant | None = None
     created_before: Instant | None = None
     attention: bool | None = None
+    step: str | None = None
+    error: str | None = None
+    text: str | None = None
+    id: list[str] | str | None = Field(None, max_length=40_000)
 
 
 class BulkRequest(Reason):

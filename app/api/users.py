@@ -8,10 +8,10 @@ from starlette.responses import Response
 from app.access import Caller
 from app.api import schemas
 from app.api.dependencies import Anybody, MayAdminister, checked, house_of, read_json
-from app.api.filters import PAGING, Query
 from app.api.openapi import describe, parameter
 from app.api.sagas import json_response, page_response
 from app.errors import Problem
+from app.filters import PAGING, Query
 from app.instants import rfc3339
 from app.people import passwords, visits
 from app.people.logins import Visit, is_name, plain_name

@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 import click
 
 from app.cli.checks import read_settings
-from app.cli.output import TONES, Failure, clean, duration, say, tinted, wrapped
+from app.cli.output import TONES, Failure, clean, say, tinted, wrapped
 from app.cli.server import START_ONE, Server, find_server, running_house
 from app.cli.validate import check
 from app.client import Unreachable
 from app.errors import Problem
+from app.instants import duration
 from app.local.directory import RunningHouse
 from app.reach import NoAnswer, ask_database, ask_redis, payload_keys, waiting_at_redis
 from app.saga.yaml12 import load_yaml

@@ -7,7 +7,6 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import IO, Any, Final
 
 import click
@@ -121,46 +120,6 @@ def table(
     sized = list(zip(kept, widths(), strict=True))
     shown = ["  ".join(line[column].ljust(size) for column, size in sized).rstrip() for line in lines]
     return shown if width is None else [line if len(line) <= width else f"{line[: width - 2]}.." for line in shown]
-
-
-def moment(text: str | None) -> datetime | None:
-    """An RFC 3339 time."""
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def clock(at: datetime, *, fine: bool = False) -> str:
-    at = at.astimezone(UTC)
-    return f"{at:%Y-%m-%d %H:%M:%S}{f'.{at.microsecond // 1000:03d}' if fine else ''} UTC"
-
-
-def duration(seconds: float) -> str:
-    """In at most two units: 12 ms, 3.4 s, 2m 05s, 3h 12m, 2d 03h."""
-    seconds = max(seconds, 0.0)
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.995:
-        return f"{seconds:.2f} s"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for name, unit, lower, below in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= unit:
-            return f"{whole // unit}{name} {whole % unit // below:02d}{lower}"
-    return f"{whole}s"
-
-
-def age(seconds: float) -> str:
-    """Short, for a column: 12s, 5m, 3h, 2d."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= unit:
-            return f"{int(seconds // unit)}{name}"
-    return f"{max(int(seconds), 0)}s"
 
 
 def named(saga: dict[str, Any]) -> str:

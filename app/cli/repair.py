@@ -7,10 +7,11 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from app.cli.output import age, clean, moment, named, say, say_indented, table
+from app.cli.output import clean, named, say, say_indented, table
 from app.cli.parameters import JsonParameter, filter_options, saga_argument, wanted
 from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
+from app.instants import age, moment
 
 MOST_OF_A_PAGE: Final = 200
 

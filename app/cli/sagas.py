@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from app.cli.output import Failure, age, clean, moment, named, say, say_indented, table, terminal_width
+from app.cli.output import Failure, clean, named, say, say_indented, table, terminal_width
 from app.cli.parameters import (
     JsonParameter,
     KeyParameter,
@@ -22,6 +22,7 @@ from app.cli.server import Server, json_option, speaks_http
 from app.cli.timeline import AT_REST, draw
 from app.client import Answer, Unreachable, path_of
 from app.errors import Problem
+from app.instants import age, moment
 
 NOT_COMPLETED: Final = 3
 """Exit code of `saga start --wait`: the saga came to rest, but not as COMPLETED."""

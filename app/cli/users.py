@@ -5,9 +5,10 @@ from typing import Any, Final
 
 import click
 
-from app.cli.output import Failure, age, clean, moment, say, table
+from app.cli.output import Failure, clean, say, table
 from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
+from app.instants import age, moment
 
 USERS: Final = ("admin", "api", "users")
 ROLES: Final = click.Choice(["viewer", "operator", "admin"])

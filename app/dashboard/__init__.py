@@ -4,6 +4,6 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import login
+from app.dashboard import attention, login, pages, saga, sagas
 
-PAGES: Final[tuple[APIRouter, ...]] = (login.router,)
+PAGES: Final[tuple[APIRouter, ...]] = (login.router, pages.router, attention.router, sagas.router, saga.router)

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app import access
 from app.access import Caller, Right
-from app.errors import Problem
+from app.errors import Problem, too_large
 from app.house import House
 from app.people import visits
 from app.people.logins import Visit
@@ -144,7 +144,7 @@ async def read_form(request: Request, limit: int = FORM_BYTES) -> dict[str, list
     async for part in request.stream():
         body += part
         if len(body) > limit:
-            raise Problem(413, "body-too-large", f"The form is larger than {limit:,} bytes.", limit=limit)
+            raise too_large(limit, "The form")
     try:
         pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FORM_FIELDS)
     except ValueError:

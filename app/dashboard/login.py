@@ -6,14 +6,14 @@ is done there: a MAC of a random cookie that came with the form. Nothing here ne
 
 import re
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from app.dashboard.access import LANDING, LOGIN, Posting, address_of, house_of, local_page, read_form, visit_of
+from app.dashboard.pages import Page, page
 from app.errors import DatabaseUnavailable, Problem
 from app.people import visits
 from app.people.logins import Client
@@ -26,23 +26,9 @@ FORM_SECONDS: Final = 12 * 3600
 OIDC: Final = f"{LOGIN}/oidc"
 OIDC_BACK: Final = f"{OIDC}/callback"
 OIDC_COOKIE: Final = "saga_oidc"
-HEADERS: Final = {
-    "Cache-Control": "no-store",
-    # The page has no script. `same-origin`: with `no-referrer` a browser would post the form with `Origin: null`.
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none';"
-        " frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
-router = APIRouter(include_in_schema=False)
-templates: Final = Environment(
-    loader=PackageLoader("app.dashboard"), autoescape=True, undefined=StrictUndefined, auto_reload=False
-)
+router = APIRouter(route_class=Page, include_in_schema=False)
 
 
 @router.get(LOGIN)
@@ -167,15 +153,19 @@ def _page(request: Request, wanted: str, problem: Problem | None = None, name: s
     settings = house_of(request).settings
     cookie = _form_cookie(request) or secrets.token_urlsafe(32)
     oidc = house_of(request).oidc
-    content = templates.get_template("login.html").render(
+    response = page(
+        request,
+        None,
+        "login.html",
+        here="",
+        status=200 if problem is None else problem.status,
+        headers={} if problem is None else problem.headers,
         oidc=None if oidc is None else {"host": oidc.host, "path": f"{OIDC}?{urlencode({'next': wanted})}"},
         form_token=visits.csrf_token(cookie),
         error=None if problem is None else problem.detail,
         name=name[:100],
         next=wanted,
     )
-    more: dict[str, Any] = {} if problem is None else problem.headers
-    response = HTMLResponse(content, 200 if problem is None else problem.status, {**HEADERS, **more})
     visits.set_cookie(response, request, settings, FORM_COOKIE, cookie, FORM_SECONDS)
     return response
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, literal_column, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.saga.state import FORMAT, Micros
@@ -30,6 +30,13 @@ class Filter:
     created_after: Micros | None = None
     created_before: Micros | None = None
     attention: bool | None = None
+    step: str | None = None
+    """The step to blame (`TROUBLED_STEP`)."""
+    error: str | None = None
+    """What went wrong there (`TROUBLE`)."""
+    text: str | None = None
+    """A part of what an error or the attention says, in any case."""
+    ids: Sequence[str] | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [of_tenant(table, self.tenant)]
@@ -48,7 +55,37 @@ class Filter:
         if self.attention is not None:
             # Written so that the partial index on `attention` serves it.
             found.append(table.c.attention if self.attention else ~table.c.attention)
+        if self.step is not None:
+            found += [_UNHAPPY, literal_column(TROUBLED_STEP) == self.step]
+        if self.error is not None:
+            found += [_UNHAPPY, literal_column(TROUBLE) == self.error]
+        if self.text is not None:
+            found += [_UNHAPPY, literal_column(_TOLD, Text).icontains(self.text, autoescape=True)]
+        if self.ids is not None:
+            found.append(table.c.id.in_([UUID(each) for each in self.ids]))
         return found
+
+
+# Nobody looks for what went wrong among those with which nothing did: they are most, and an index knows the others.
+_UNHAPPY: Final = table.c.state.in_(
+    ["CREATED", "EXECUTING", "COMPENSATING", "FAILED", "COMPENSATION_FAILED", "ABANDONED"]
+)
+TROUBLED_STEP: Final = "coalesce(saga.document #>> '{attention,steps,0}', saga.document #>> '{error,step}')"
+"""The step to blame: the first that the attention names, else the one that turned the saga."""
+UNDOING: Final = "saga.state IN ('COMPENSATING', 'COMPENSATION_FAILED')"
+ERROR: Final = f"""coalesce(
+    jsonb_path_query_first(
+        saga.document,
+        CASE WHEN {UNDOING} THEN '$.steps[*][2].error ? (@.step == $step)'
+            ELSE '$.steps[*][1].error ? (@.step == $step)' END::jsonpath,
+        jsonb_build_object('step', {TROUBLED_STEP})),
+    CASE WHEN saga.attention THEN jsonb_build_object(
+        'code', saga.document #> '{{attention,code}}', 'message', saga.document #> '{{attention,reason}}') END,
+    saga.document -> 'error')"""
+"""What went wrong there: of the operation that has to be looked at, else the attention's own words."""
+TROUBLE: Final = f"({ERROR} ->> 'code') || coalesce('-' || ({ERROR} ->> 'status'), '')"
+_TOLD: Final = """concat_ws(' ', saga.document #>> '{error,message}', saga.document #>> '{attention,reason}',
+    jsonb_path_query_array(saga.document, '$.steps[*][1 to 2].error.message')::text)"""
 
 
 _COLUMNS: Final = (

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,11 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """Of a problem; fails where this is none."""
+        """Of a problem, or of the page that tells it; fails where this is none."""
+        if self.headers["Content-Type"].startswith("text/html"):
+            told = re.search(rf'<p class="muted">{self.status} <code>([a-z-]+)</code>', self.content.decode())
+            assert told is not None, self.content
+            return told[1]
         assert self.headers["Content-Type"] == PROBLEM, self.content
         problem = self.json
         assert problem["status"] == self.status

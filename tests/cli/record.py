@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 import orjson
 
-from app.cli.output import moment
 from app.cli.timeline import draw
-from app.instants import rfc3339
+from app.instants import moment, rfc3339
 from app.saga import machine
 from app.saga.definition import parse_definition
 from app.saga.machine import Timing

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from app.cli.output import moment
 from app.cli.timeline import draw
+from app.instants import moment
 from tests.cli.fake import a_saga
 from tests.cli.record import HISTORIES
 

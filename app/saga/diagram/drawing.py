@@ -48,7 +48,7 @@ ROUND: Final = 6.0
 STUB: Final = 7
 """Straight piece at the ends of a curve, so that it meets its head in the middle."""
 
-_STYLE: Final = """
+STYLE: Final = """
 :where(.saga-diagram){--saga-paper:#fff;--saga-lane:#f6f7f9;--saga-box:#fff;--saga-ink:#1f2328;--saga-muted:#59636e;
 --saga-border:#c4cbd3;--saga-line:#8b949e;
 --saga-idle:#59636e;--saga-idle-fill:#fff;--saga-active:#0757b5;--saga-active-fill:#eaf3ff;
@@ -92,9 +92,12 @@ stroke:var(--saga-paper);stroke-width:4;paint-order:stroke}
 )
 
 
-def svg(definition: Definition, state: State | None = None) -> str:
-    """An SVG document. With `state`, how every operation of that saga stands."""
-    return "\n".join(_Drawing(definition, state).document()) + "\n"
+def svg(definition: Definition, state: State | None = None, *, inline: bool = False) -> str:
+    """An SVG document. With `state`, how every operation of that saga stands.
+
+    `inline`: for a page that has `STYLE`, and says by itself what it is that is drawn.
+    """
+    return "\n".join(_Drawing(definition, state, inline=inline).document()) + "\n"
 
 
 # --- text -------------------------------------------------------------------------------------------------------
@@ -150,8 +153,8 @@ def _number(value: float) -> str:
 
 
 class _Drawing:
-    def __init__(self, definition: Definition, state: State | None) -> None:
-        self.definition, self.state = definition, state
+    def __init__(self, definition: Definition, state: State | None, *, inline: bool) -> None:
+        self.definition, self.state, self.inline = definition, state, inline
         self.box_height: Final = 48 if state is None else 68
         self.box_width: Final = self._box_width()
         self.event_width: Final = self._event_width()
@@ -237,7 +240,7 @@ class _Drawing:
 
     def _stack(self) -> float:
         """Puts the lanes below each other, and tells the height of it all."""
-        top: float = MARGIN + HEADING + ROW * len(self.notes)
+        top: float = MARGIN if self.inline else MARGIN + HEADING + ROW * len(self.notes)
         for band in range(len(self.tracks)):
             for operation in self.operations:
                 self.tops[operation, band] = top
@@ -277,13 +280,11 @@ class _Drawing:
         told += [text for _, _, text in self.notes]
         yield f"<title>{_text(self.definition.name)}</title>"
         yield f"<desc>{_text(' '.join(told))}</desc>"
-        yield f"<style>{_STYLE}</style>"
+        if not self.inline:
+            yield f"<style>{STYLE}</style>"
         yield '<rect class="paper" width="100%" height="100%"/>'
-        yield f'<text class="heading" x="{_number(self.side)}" y="{MARGIN + 16}">{_text(self.definition.name)}</text>'
-        for row, (kind, sign, text) in enumerate(self.notes):
-            yield f'<g class="{kind}" transform="translate({_number(self.side)} {MARGIN + HEADING - 6 + ROW * row})">'
-            shown = _fitted(text, TEXT, self.width - 2 * self.side - INDENT)
-            yield f'{_sign(sign, 0, -1)}<text x="{INDENT}" y="9">{_text(shown)}</text></g>'
+        if not self.inline:
+            yield from self._head()
         yield from self._grounds()
         for operation, lines in self.lines.items():
             yield from (self._line(line, operation) for line in lines)
@@ -294,6 +295,13 @@ class _Drawing:
             for operation in self.operations:
                 yield from self._box(position, operation)
         yield "</svg>"
+
+    def _head(self) -> Iterator[str]:
+        yield f'<text class="heading" x="{_number(self.side)}" y="{MARGIN + 16}">{_text(self.definition.name)}</text>'
+        for row, (kind, sign, text) in enumerate(self.notes):
+            yield f'<g class="{kind}" transform="translate({_number(self.side)} {MARGIN + HEADING - 6 + ROW * row})">'
+            shown = _fitted(text, TEXT, self.width - 2 * self.side - INDENT)
+            yield f'{_sign(sign, 0, -1)}<text x="{INDENT}" y="9">{_text(shown)}</text></g>'
 
     def _grounds(self) -> Iterator[str]:
         for (operation, band), top in self.tops.items():

@@ -1,16 +1,14 @@
-"""Query parameters: strict, since a filter that is misspelt and ignored answers another question."""
+"""Query parameters of every door: strict, since a filter that is misspelt and ignored answers another question."""
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Request
 
 from app.access import Caller
-from app.api.dependencies import MAX_FAULTS, house_of
-from app.api.schemas import BulkFilter
-from app.errors import Problem
+from app.errors import MAX_FAULTS, Problem
 from app.instants import parse_instant
 from app.saga.fields import shown
 from app.saga.jsonable import text_fault
@@ -20,13 +18,43 @@ from app.store.paging import LIMIT, Place, read_cursor
 
 T = TypeVar("T")
 
-SAGA_FILTERS: Final = ("state", "saga", "label", "key", "created_after", "created_before", "attention")
+SAGA_FILTERS: Final = (
+    "state",
+    "saga",
+    "label",
+    "key",
+    "created_after",
+    "created_before",
+    "attention",
+    "step",
+    "error",
+    "text",
+    "id",
+)
 PAGING: Final = ("limit", "cursor")
 MAX_COUNT: Final = 2**31 - 1
 MAX_LABELS: Final = 100
 """That are asked for at a time."""
 _MANY_LABELS: Final = f"asks for more than {MAX_LABELS} labels"
+MAX_IDS: Final = 1000
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _PLUS_LOST: Final = re.compile(r" (?=\d\d:\d\d$)")
+
+
+class BodyFilter(Protocol):
+    """A filter as a part of a body, its fields checked one by one."""
+
+    state: list[str] | str | None
+    saga: str | None
+    label: dict[str, str] | list[str] | str | None
+    key: str | None
+    created_after: int | None
+    created_before: int | None
+    attention: bool | None
+    step: str | None
+    error: str | None
+    text: str | None
+    id: list[str] | str | None
 
 
 class Query:
@@ -79,7 +107,7 @@ class Query:
     def limit(self, default: int = LIMIT, most: int | None = None) -> int:
         """At most `most`, by default `SAGA_MAX_LIST`."""
         found: int = self.one("limit", whole, default)
-        return min(found, house_of(self._request).settings.max_list if most is None else most)
+        return min(found, self._request.app.state.house.settings.max_list if most is None else most)
 
     def place(self) -> Place | None:
         found: Place | None = self.one("cursor", read_cursor)
@@ -113,10 +141,14 @@ def saga_filter(query: Query, caller: Caller) -> Filter:
         created_after=query.one("created_after", instant),
         created_before=query.one("created_before", instant),
         attention=query.one("attention", truth),
+        step=query.one("step", str),
+        error=query.one("error", str),
+        text=query.one("text", str),
+        ids=query.many("id", uuid, commas=True) or None,
     )
 
 
-def body_filter(given: BulkFilter, tenant: str | None) -> Filter:
+def body_filter(given: BodyFilter, tenant: str | None) -> Filter:
     """The same as a part of a body; Problem 422 `body-invalid`."""
     faults = []
     states, labels = given.state or [], given.label or {}
@@ -132,6 +164,11 @@ def body_filter(given: BulkFilter, tenant: str | None) -> Filter:
             faults.append(("filter.state", str(error)))
     if len(labels) > MAX_LABELS:
         faults.append(("filter.label", _MANY_LABELS))
+    ids = given.id.split(",") if isinstance(given.id, str) else given.id
+    try:
+        ids = None if ids is None else [uuid(text) for text in ids]
+    except ValueError as error:
+        faults.append(("filter.id", str(error)))
     if faults or isinstance(labels, str | list):
         raise Problem(422, "body-invalid", "The body is not as it should be: see `errors`.", errors=faults[:MAX_FAULTS])
     return Filter(
@@ -143,6 +180,10 @@ def body_filter(given: BulkFilter, tenant: str | None) -> Filter:
         given.created_after,
         given.created_before,
         given.attention,
+        step=given.step,
+        error=given.error,
+        text=given.text,
+        ids=ids,
     )
 
 
@@ -172,6 +213,12 @@ def state(text: str) -> str:
     if text not in SagaState.__members__:
         raise ValueError(f"must be one of {', '.join(SagaState.__members__)}, not {shown(text)}")
     return text
+
+
+def uuid(text: str) -> str:
+    if not _UUID.fullmatch(text):
+        raise ValueError(f"must be a UUID, not {shown(text)}")
+    return text.lower()
 
 
 def instant(text: str) -> int:

@@ -1,0 +1,274 @@
+"""The list of sagas, and what is done to many of them at once.
+
+The view is its address: chips, searches and pages are links and GET forms. What is done to many goes by way of a page
+that says how many there are, and asks for a reason and a limit.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.access import Right
+from app.dashboard import live
+from app.dashboard.access import Posting, Visiting, Visitor, house_of, refuse_without
+from app.dashboard.pages import Page, now, page
+from app.dashboard.rows import row_of
+from app.errors import Problem
+from app.filters import PAGING, SAGA_FILTERS, Query, saga_filter
+from app.instants import rfc3339
+from app.operating import BULK_MOST, Bulk, BulkAction, Operator
+from app.saga.fields import shown
+from app.saga.state import SECOND, SagaState
+from app.store.listing import Filter
+from app.store.overview import ATTENTION, COUNTED, NO_COUNTS, told_count
+from app.store.paging import Place
+
+WITHIN: Final[Mapping[str, tuple[str, int]]] = {
+    "15m": ("in the last 15 minutes", 900),
+    "1h": ("in the last hour", 3600),
+    "24h": ("in the last 24 hours", 86_400),
+    "7d": ("in the last 7 days", 604_800),
+}
+KNOWN: Final = (*SAGA_FILTERS, *PAGING, "within")
+ALL: Final = "all"
+ACTIONS: Final[Mapping[str, str]] = {"retry": "Retry", "compensate": "Compensate", "pause": "Pause"}
+DEFAULT_LIMIT: Final = 100
+
+# As a browser sends a field of the kind `datetime-local`.
+_LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
+
+router = APIRouter(route_class=Page, include_in_schema=False)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the address says."""
+
+    wanted: Filter
+    given: list[tuple[str, str]]
+    """Its parameters, without the page."""
+    faults: list[tuple[str, str]]
+    limit: int
+    place: Place | None
+
+    def __getitem__(self, name: str) -> str:
+        return next((value for known, value in self.given if known == name), "")
+
+    def address(self, path: str = "/admin/sagas", **changes: str | None) -> str:
+        """The same view with other values; None takes one away."""
+        kept = [(name, value) for name, value in self.given if name not in changes]
+        kept += [(name, value) for name, value in changes.items() if value is not None]
+        return f"{path}?{urlencode(kept)}" if kept else path
+
+    @property
+    def filtered(self) -> bool:
+        return bool(self.given)
+
+
+def read_view(request: Request, visitor: Visitor) -> View:
+    """What is wrong with the address is kept as a fault: the page shows it beside the form."""
+    query = Query(_timed(request), KNOWN)
+    wanted = saga_filter(query, visitor.caller)
+    within, limit, place = query.one("within", _within), query.limit(), query.place()
+    if within is not None:
+        wanted = replace(wanted, created_after=now() - within * SECOND)
+    faults: list[tuple[str, str]] = []
+    try:
+        query.check()
+    except Problem as problem:
+        faults = list(problem.errors)
+    given = [(name, value) for name, value in request.query_params.multi_items() if name in KNOWN and value]
+    return View(wanted, [(name, value) for name, value in given if name not in PAGING], faults, limit, place)
+
+
+def _within(text: str) -> int:
+    if text not in WITHIN:
+        raise ValueError(f"must be one of {', '.join(WITHIN)}, not {shown(text)}")
+    return WITHIN[text][1]
+
+
+def _timed(request: Request) -> Request:
+    """With the times of a form, which have no offset, in UTC."""
+    items = [
+        (name, value + ("Z" if value.count(":") == 2 else ":00Z"))
+        if name in {"created_after", "created_before"} and _LOCAL.fullmatch(value)
+        else (name, value)
+        for name, value in request.query_params.multi_items()
+    ]
+    return Request({**request.scope, "query_string": urlencode(items).encode()})
+
+
+# --- the list ---------------------------------------------------------------------------------------------------
+
+
+@router.get("/admin/sagas")
+async def sagas(request: Request, visitor: Visiting) -> Response:
+    house = house_of(request)
+    view = read_view(request, visitor)
+    faults, place = view.faults, view.place
+    rows, more, counts = [], None, NO_COUNTS
+    if not faults:
+        found, more = await house.listing.sagas(view.wanted, limit=view.limit, after=place)
+        rows = [row_of(saga) for saga in found]
+        counts = await house.overview.counts(view.wanted)
+    names = [each["name"] for each in await house.definitions.names()]
+    return page(
+        request,
+        visitor,
+        "sagas.html",
+        here="sagas",
+        status=422 if faults else 200,
+        view=view,
+        rows=rows,
+        chips=_chips(view, counts),
+        names=names,
+        within=WITHIN,
+        faults=faults,
+        next=None if more is None else view.address(cursor=more.cursor()),
+        paged=place is not None,
+        actions=ACTIONS,
+        live=None if faults or place is not None or view.wanted.text else view.address("/admin/sagas/live"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    name: str
+    count: str
+    address: str
+    chosen: bool
+
+
+def _chips(view: View, counts: Mapping[str, int]) -> list[Chip]:
+    chosen = list(view.wanted.states)
+    attention = view.wanted.attention is True
+    chips = [Chip(ALL, "", view.address(state=None, attention=None), not chosen and not attention)]
+    needy = view.address(state=None, attention="true")
+    chips.append(Chip("needs attention", told_count(counts[ATTENTION]), needy, attention))
+    for state in SagaState:
+        address = view.address(attention=None, state=str(state))
+        chips.append(Chip(str(state), told_count(counts[state]), address, chosen == [state]))
+    return chips
+
+
+@router.get("/admin/sagas/live")
+async def moved(request: Request, visitor: Visiting) -> Response:
+    view, house = _sound(read_view(request, visitor)), house_of(request)
+    return live.stream(request, lambda: house.overview.stamp(view.wanted, view.limit), every=2)
+
+
+def _sound(view: View) -> View:
+    """Problem 422 where the address is not as it should be."""
+    if view.faults:
+        detail = "The address is not as it should be, so nothing was done."
+        raise Problem(422, "filter-invalid", detail, errors=view.faults)
+    return view
+
+
+# --- many at once -----------------------------------------------------------------------------------------------
+
+
+@router.get("/admin/sagas/bulk")
+async def ask(request: Request, visitor: Visiting) -> Response:
+    refuse_without(visitor, Right.OPERATE)
+    view, action = _bulk_view(request, visitor)
+    limit = str(min(DEFAULT_LIMIT, BULK_MOST))
+    return await _bulk_page(request, visitor, view, action, limit=limit)
+
+
+@router.post("/admin/sagas/bulk")
+async def act(request: Request, posted: Posting) -> Response:
+    visitor = posted.visitor
+    refuse_without(visitor, Right.OPERATE)
+    view, action = _bulk_view(request, visitor)
+    reason, limit = posted.one("reason").strip(), posted.one("limit").strip()
+    fault = None
+    if not reason:
+        fault = "Say why you do this: the reason stands in the audit trail."
+    elif not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= BULK_MOST:
+        fault = f"The limit must be a number from 1 to {BULK_MOST:,}."
+    if fault is not None:
+        return await _bulk_page(request, visitor, view, action, reason=reason, limit=limit, fault=fault)
+    operator = Operator(house_of(request), visitor.caller)
+    done = await operator.bulk(action, view.wanted, int(limit), reason, dry_run=False)
+    return await _bulk_page(request, visitor, view, action, reason=reason, limit=limit, done=done)
+
+
+def _bulk_view(request: Request, visitor: Visitor) -> tuple[View, BulkAction]:
+    """Problem 422 where the address is not as it should be: an action is not done to what somebody did not mean."""
+    action = request.query_params.get("action", "")
+    scope = request.query_params.get("of", ALL)
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in {"action", "of"}]
+    if scope == ALL:
+        kept = [(name, value) for name, value in kept if name != "selected"]
+    else:
+        kept = [("id" if name == "selected" else name, value) for name, value in kept if name == "selected"]
+        if not kept:
+            raise Problem(422, "nothing-selected", "Nothing is selected: tick some sagas, or choose all that match.")
+    # The time is fixed here: what is confirmed is what was counted.
+    kept = [
+        (name, value) if name != "within" or value not in WITHIN else ("created_after", _since(WITHIN[value][1]))
+        for name, value in kept
+    ]
+    view = _sound(read_view(Request({**request.scope, "query_string": urlencode(kept).encode()}), visitor))
+    if action not in get_args(BulkAction):
+        raise Problem(422, "action-unknown", f"{shown(action)} cannot be done to many: it is one of {list(ACTIONS)}.")
+    return view, action  # type: ignore[return-value]
+
+
+def _plain(name: str, values: list[str]) -> Any:
+    """As the body of the API's call has it."""
+    if name == "attention":
+        return values[0] == "true"
+    return values[0] if len(values) == 1 else values
+
+
+def _since(seconds: int) -> str:
+    return rfc3339(now() - seconds * SECOND)
+
+
+async def _bulk_page(
+    request: Request,
+    visitor: Visitor,
+    view: View,
+    action: BulkAction,
+    *,
+    limit: str,
+    reason: str = "",
+    fault: str | None = None,
+    done: Bulk | None = None,
+) -> Response:
+    operator = Operator(house_of(request), visitor.caller)
+    tried = await operator.bulk(action, view.wanted, 1, "", dry_run=True)
+    failed: dict[str, list[str]] = {}
+    for each in () if done is None else done.failed:
+        failed.setdefault(each["code"], []).append(each["id"])
+    filters: dict[str, Any] = {}
+    for name, value in view.given:
+        filters.setdefault(name, []).append(value)
+    return page(
+        request,
+        visitor,
+        "bulk.html",
+        here="sagas",
+        status=422 if fault else 200,
+        view=view,
+        action=action,
+        verb=ACTIONS[action],
+        matched=tried.matched,
+        most=BULK_MOST,
+        counted=COUNTED,
+        reason=reason,
+        limit=limit,
+        fault=fault,
+        done=done,
+        failed=failed,
+        filters={name: _plain(name, values) for name, values in filters.items()},
+        target=view.address("/admin/sagas/bulk", action=action),
+        back=view.address(),
+    )

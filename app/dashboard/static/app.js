@@ -1,0 +1,120 @@
+// What makes the pages livelier. Everything is there without it.
+"use strict";
+
+(() => {
+  const skew = Date.now() - Date.parse(document.documentElement.dataset.now);
+
+  // --- times ---
+
+  const UNITS = [["d", 86400], ["h", 3600], ["min", 60]];
+
+  function about(seconds) {
+    for (const [name, unit] of UNITS) if (seconds >= 2 * unit) return `${Math.round(seconds / unit)} ${name}`;
+    return `${Math.max(Math.round(seconds), 0)} s`;
+  }
+
+  function tick() {
+    const now = Date.now() - skew;
+    for (const time of document.querySelectorAll("time[data-ago]")) {
+      const seconds = (now - Date.parse(time.dateTime)) / 1000;
+      const text = seconds >= 0 ? `${about(seconds)} ago` : `in ${about(-seconds)}`;
+      if (time.textContent !== text) time.textContent = text;
+    }
+  }
+
+  setInterval(tick, 1000);
+
+  // --- what belongs to a piece of the page, also after it was fetched anew ---
+
+  function dress(root) {
+    for (const button of root.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
+    for (const box of root.querySelectorAll("[data-tick-all]")) box.hidden = false;
+  }
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    await navigator.clipboard.writeText(button.closest(".copyable").querySelector("pre").textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-tick-all]")) return;
+    for (const box of document.querySelectorAll("input[name=selected]")) box.checked = event.target.checked;
+  });
+
+  // --- what moves ---
+  // The server says that something has moved; the page fetches itself and takes over the parts that differ. A part in
+  // which somebody is at work is left alone: what they send then is judged by the server.
+
+  const main = document.getElementById("main");
+  let source = null;
+
+  function busy(part) {
+    if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) return true;
+    for (const field of part.querySelectorAll("input, textarea, select")) {
+      if (field.type === "checkbox" ? field.checked !== field.defaultChecked
+        : field.tagName === "SELECT" ? [...field.options].some((option) => option.selected !== option.defaultSelected && option.defaultSelected)
+        : field.value !== field.defaultValue) return true;
+    }
+    return false;
+  }
+
+  function takeOver(part, fresh) {
+    const open = new Map([...part.querySelectorAll("details[id]")].map((each) => [each.id, each.open]));
+    for (const each of fresh.querySelectorAll("details[id]")) if (open.has(each.id)) each.open = open.get(each.id);
+    const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
+    part.replaceWith(fresh);
+    dress(fresh);
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  async function refresh() {
+    const answer = await fetch(main.dataset.self || location.href, { headers: { Accept: "text/html" } });
+    if (answer.redirected) { location.reload(); return; }
+    if (!answer.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const fresh of page.querySelectorAll("[data-part]")) {
+      const part = document.getElementById(fresh.id);
+      if (part && !busy(part)) takeOver(part, document.importNode(fresh, true));
+    }
+    tick();
+    // A stream knows by itself what it has told; it ends with what it tells of.
+    const next = page.getElementById("main").dataset.live;
+    if (!next && source) { delete main.dataset.live; listen(); }
+  }
+
+  let wanted = false;
+  let fetching = false;
+
+  async function moved() {
+    wanted = true;
+    if (fetching || document.hidden) return;
+    fetching = true;
+    try {
+      while (wanted) { wanted = false; await refresh(); }
+    } catch { wanted = false; } finally { fetching = false; }
+  }
+
+  function listen() {
+    source?.close();
+    source = null;
+    const sign = document.querySelector("[data-live-state]");
+    if (sign) sign.hidden = true;
+    if (!main.dataset.live) return;
+    source = new EventSource(main.dataset.live);
+    source.addEventListener("open", () => { if (sign) sign.hidden = false; });
+    source.addEventListener("error", () => { if (sign) sign.hidden = true; });
+    source.addEventListener("moved", moved);
+  }
+
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && wanted) moved(); });
+
+  // What came of a form is a page of its own; its address is that of what it shows.
+  const self = main?.dataset.self;
+  if (self && self !== location.pathname) history.replaceState(null, "", self);
+
+  dress(document);
+  if (main) listen();
+})();

@@ -1,0 +1,155 @@
+"""What holds for every page: who may see it, what a browser may do with it, and what it costs the database."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from app.dashboard.pages import FILES, asset
+from app.house import House
+from app.people import visits
+from app.store.database import Lane
+from tests.api.conftest import ONCE, Client, World
+from tests.conftest import KEY
+from tests.dashboard.conftest import Browser
+from tests.participant import REFUSED, answers
+
+
+@pytest.fixture
+async def shop(world: World) -> World:
+    await world.define({"name": "reserve", "compensation_retry": ONCE}, {"name": "charge"})
+    return world
+
+
+async def stuck(world: World) -> str:
+    saga_id = (await world.submit(labels={"a": "b"}))["id"]
+    world.participant.on("charge", REFUSED, saga_id=saga_id)
+    world.participant.on("reserve", answers(400), operation="compensation", saga_id=saga_id)
+    assert (await world.run(saga_id))["state"] == "COMPENSATION_FAILED"
+    return saga_id
+
+
+def paths(saga_id: str) -> list[str]:
+    return [
+        "/admin/",
+        "/admin/sagas",
+        f"/admin/sagas/{saga_id}",
+        f"/admin/sagas/{saga_id}/again",
+        "/admin/sagas/bulk?action=retry&of=all",
+    ]
+
+
+async def test_who_is_not_known_sees_nothing(shop: World, api: Client):
+    saga_id = await stuck(shop)
+    for path in [*paths(saga_id), f"/admin/sagas/{saga_id}/live", "/admin/live", "/admin/sagas/live"]:
+        for headers in ({}, {"Cookie": f"{visits.COOKIE}=wrong"}, {"Authorization": f"Bearer {KEY}"}):
+            async with api.session.get(api.base + path, headers=headers, allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"].partition("?")[0]) == (303, "/admin/login"), path
+                assert saga_id not in await answer.text()
+    before = (await api.get(f"/sagas/{saga_id}")).json
+    for path in (f"/admin/sagas/{saga_id}/do/abandon", "/admin/sagas/bulk?action=retry"):
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        sent = {"data": "seq=1&reason=x&limit=1", "headers": headers, "allow_redirects": False}
+        async with api.session.post(api.base + path, **sent) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/admin/login")
+    assert (await api.get(f"/sagas/{saga_id}")).json == before
+
+
+async def test_no_page_has_a_script_or_style_of_its_own_and_none_may(shop: World, browser: Browser):
+    saga_id = await stuck(shop)
+    for path in paths(saga_id):
+        shown = await browser.get(path)
+        policy = shown.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy
+        assert shown.headers["Cache-Control"] == "no-store"
+        assert shown.headers["X-Content-Type-Options"] == "nosniff"
+        assert shown.headers["Referrer-Policy"] == "same-origin"
+        for element in shown.page.all():
+            assert element.tag != "style", path
+            assert "style" not in element.attributes, (path, element.tag)
+            assert not [name for name in element.attributes if name.startswith("on")], (path, element.tag)
+            assert element.tag != "script" or element["src"], path
+
+
+async def test_every_page_is_whole_for_who_does_not_see_it(shop: World, browser: Browser):
+    """Headings, labels, a title, a language; ids that are unique."""
+    saga_id = await stuck(shop)
+    for path in paths(saga_id):
+        page = (await browser.get(path)).page
+        assert page.one("html")["lang"] == "en"
+        assert page.one("h1").text
+        assert page.one("head").one("title").text.endswith("· Saga orchestrator")
+        assert page.one("a", "skip")["href"] == f"#{page.one('main')['id']}"
+        ids = [element["id"] for element in page.all() if element["id"]]
+        assert len(ids) == len(set(ids)), path
+        named = {label["for"] for label in page.all("label")}
+        inside = {id(field) for label in page.all("label") for field in label.all()}
+        for field in [*page.all("input"), *page.all("select"), *page.all("textarea")]:
+            known = id(field) in inside or field["id"] in named or field["aria-label"]
+            assert field["type"] == "hidden" or known, (path, field.attributes)
+
+
+async def test_files_are_kept_by_browsers_as_long_as_they_are_the_same(api: Client):
+    for name in FILES:
+        answer = await api.get(asset(name), key=None)
+        assert answer.status == 200
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.content == FILES[name]
+    old = await api.get("/admin/static/000000000000/app.css", key=None)
+    assert old.headers["Cache-Control"] == "no-cache"
+    for name in ("none.css", "../pages.py", "%2e%2e/pages.py"):
+        assert (await api.get(f"/admin/static/0/{name}", key=None)).status == 404
+
+
+async def test_pages_are_no_part_of_the_api_description(api: Client):
+    described = (await api.get("/openapi.json")).json["paths"]
+    assert not [path for path in described if path.startswith("/admin") and not path.startswith("/admin/api")]
+
+
+@contextlib.asynccontextmanager
+async def counted(house: House, monkeypatch: Any) -> AsyncIterator[list[str]]:
+    """The statements that this house sends meanwhile."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    run = Lane.run
+
+    async def noted(lane: Lane, work: Any) -> Any:
+        if lane in house.database._lanes:
+            sent.append("a lane's")
+        return await run(lane, work)
+
+    monkeypatch.setattr(Lane, "run", noted)
+    engine = house.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+        monkeypatch.setattr(Lane, "run", run)
+
+
+MOST = 4
+
+
+async def test_a_page_asks_the_database_a_few_questions_however_much_there_is(
+    shop: World, browser: Browser, app_state: Any, monkeypatch
+):
+    asked: dict[str, list[int]] = {}
+    saga_id = await stuck(shop)
+    for more in (0, 12):
+        for _ in range(more):
+            await stuck(shop)
+        for path in paths(saga_id):
+            await browser.get(path)  # what a process reads once is read
+            async with counted(app_state.house, monkeypatch) as sent:
+                assert (await browser.get(path)).status == 200
+            asked.setdefault(path, []).append(len(sent))
+    for path, (few, many) in asked.items():
+        assert 0 < many <= MOST, (path, many)
+        assert many == few, path
