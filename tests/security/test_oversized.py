@@ -215,6 +215,15 @@ async def test_others_are_answered_while_long_definitions_are_read(world: World)
         task.cancel()
 
 
+async def test_definitions_are_read_one_at_a_time(world: World, app_state: Any) -> None:
+    async with app_state.reading:  # as if a long one were being read
+        waiting = asyncio.create_task(world.api.post("/definitions/validate", definition()))
+        for _ in range(20):
+            assert (await world.api.get("/livez")).status == 200
+        assert not waiting.done()
+    assert (await waiting).status == 200
+
+
 # --- input schemas ----------------------------------------------------------------------------------------------
 
 
