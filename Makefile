@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check up bench format lock migration clean
+.PHONY: help setup demo test test-browser test-quick check up bench format lock migration clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,7 +29,10 @@ up: $(READY) ## start the whole house on this machine (Ctrl-C ends it)
 	@$(BIN)/saga up --sagas examples/order/sagas
 
 test: $(READY) ## all tests, with embedded PostgreSQL and Valkey
-	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/browser
+
+test-browser: $(READY) ## the dashboard in a real browser (Debian's Chromium; pictures in artifacts/screenshots)
+	@$(BIN)/python -m pytest -q tests/browser
 
 test-quick: $(READY) ## the tests that take no processes: a minute
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants tests/kit

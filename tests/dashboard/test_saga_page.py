@@ -8,6 +8,7 @@ import pytest
 from app.dashboard.attempts import WIDTH, attempts_of, line_of
 from app.saga.state import SECOND
 from tests.api.conftest import ONCE, Client, World
+from tests.conftest import KEY
 from tests.dashboard.conftest import Browser, Element
 from tests.participant import BUSY, REFUSED, answers
 
