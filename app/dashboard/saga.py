@@ -4,6 +4,7 @@ An action carries the number of the event up to which its page told the story. W
 is done, and the new truth is shown.
 """
 
+import asyncio
 import difflib
 import json
 from collections.abc import Mapping
@@ -140,6 +141,8 @@ async def _page(
     events = await house_of(request).listing.history(saga.id, visitor.caller.sees, after=after, limit=EVENTS) or []
     events = [event for event in events if event["seq"] <= state.seq]  # one page, one moment
     attempts = attempts_of(events)
+    # In a thread: a large graph must not hold up the others.
+    picture = await asyncio.to_thread(diagram.svg, saga.definition, state, inline=True)
     view = orjson.loads(saga_json(saga))
     return page(
         request,
@@ -153,7 +156,7 @@ async def _page(
         choreographed=saga.definition.type == "choreography",
         sentence=sentence(saga.definition, state, at),
         progress=progress_of(saga),
-        picture=Markup(diagram.svg(saga.definition, state, inline=True)),  # noqa: S704 - it escapes what it is given
+        picture=Markup(picture),  # noqa: S704 - it escapes what it is given
         line=line_of(attempts, at),
         steps=[_step(saga, position, view, attempts) for position in range(len(saga.definition.steps))],
         told=_told(view, events, at, at_rest=state.at_rest),
@@ -310,10 +313,11 @@ def _start_curl(saga: Saga, view: Mapping[str, Any]) -> str:
 @router.get("/admin/sagas/{id}/live")
 async def moved(request: Request, visitor: Visiting, id: str) -> Response:  # noqa: A002
     house, saga_id, sees = house_of(request), _id(id), visitor.caller.sees
-    await house.engine.load(saga_id, sees)
+    if await house.overview.seq(saga_id, sees) is None:
+        raise Problem(404, "saga-not-found", f"There is no saga {saga_id}.")
 
     async def stamp() -> str:
-        return str((await house.engine.load(saga_id, sees)).state.seq)
+        return str(await house.overview.seq(saga_id, sees))
 
     return live.stream(request, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)
 

@@ -1,7 +1,9 @@
 """Pages as a browser gets them, from the API's own server; `Browser` is the one place that knows how one is let in."""
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -106,6 +108,8 @@ class Shown:
 class Browser:
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._known = {"Authorization": f"Bearer {KEY}"}
+        """How it is let in."""
 
     async def get(self, path: str) -> Shown:
         return await self._ask("GET", path)
@@ -129,8 +133,18 @@ class Browser:
             return await self.post(form["action"], **filled)
         return await self.get(f"{form['action']}?{urlencode(filled, doseq=True)}")
 
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[Any]:
+        """An event stream, as it comes in."""
+        async with (
+            asyncio.timeout(20),
+            self._client.session.get(self._client.base + path, headers=self._known) as answer,
+        ):
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            yield answer.content
+
     async def _ask(self, method: str, path: str, body: str | None = None) -> Shown:
-        headers = {"Authorization": f"Bearer {KEY}"}
+        headers = dict(self._known)
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         url = self._client.base + path
