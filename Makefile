@@ -50,6 +50,7 @@ format: $(READY) ## format, and mend what the linter can
 bench: $(READY) ## sagas per second, latency, CPU and memory, and the cost of the barrier, as JSON lines
 	@$(BIN)/python -m benchmarks.order
 	@$(BIN)/python -m benchmarks.listing
+	@$(BIN)/python -m benchmarks.pages
 	@$(BIN)/python -m benchmarks.beside
 	@$(BIN)/python -m benchmarks.barrier
 

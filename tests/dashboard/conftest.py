@@ -1,7 +1,9 @@
 """Pages as a browser gets them, from the API's own server; `Browser` is the one place that knows how one is let in."""
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -153,6 +155,16 @@ class Browser:
         if form["method"] == "post":
             return await self.post(form["action"], **filled)
         return await self.get(f"{form['action']}?{urlencode(filled, doseq=True)}")
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[Any]:
+        """An event stream, as it comes in."""
+        async with (
+            asyncio.timeout(20),
+            self._client.session.get(self._client.base + path, headers=self.headers) as answer,
+        ):
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            yield answer.content
 
     async def _ask(self, method: str, path: str, body: str | None = None) -> Shown:
         headers = dict(self.headers)

@@ -7,7 +7,7 @@ import pytest
 
 from app.dashboard.attempts import WIDTH, attempts_of, line_of
 from app.saga.state import SECOND
-from tests.api.conftest import ONCE, Client, World
+from tests.api.conftest import ONCE, World
 from tests.conftest import KEY
 from tests.dashboard.conftest import Browser, Element
 from tests.participant import BUSY, REFUSED, answers
@@ -158,7 +158,8 @@ async def test_nonsense_gets_a_page_and_no_500(shop: World, browser: Browser):
     assert (await browser.get(f"/admin/sagas/{saga_id}/input/none")).status == 409
     assert (await browser.get(f"/admin/sagas/{saga_id}/input/reserve")).status == 409
     assert (await browser.get(f"/admin/sagas/{saga_id}?done=%3Cb%3E")).status == 200
-    wrong = await shop.api("POST", f"/admin/sagas/{saga_id}/do/retry", {"seq": seq}, Content_Type="application/json")
+    headers = {**browser.headers, "Content-Type": "application/json"}
+    wrong = await shop.api("POST", f"/admin/sagas/{saga_id}/do/retry", {"seq": seq}, key=None, **headers)
     assert wrong.status == 415
     assert not await audited(shop)
 
@@ -171,7 +172,7 @@ async def test_an_input_is_edited_its_difference_shown_and_then_applied(shop: Wo
     page = (await browser.get(f"/admin/sagas/{saga_id}")).page
     link = page.one("a", href=f"/admin/sagas/{saga_id}/input/charge")
     assert link.text == "Edit and retry"
-    edit = (await browser.get(link["href"])).page
+    edit = (await browser.get(link["href"])).main
     assert '"amount": 5' in edit.one("textarea").text
     preview = await browser.send(edit.one("form"), input='{"amount": 4, "by": "card"}')
     assert [line.text for line in preview.page.one("div", "diff").all("div", "del")] == ['- "amount": 5,']
@@ -191,7 +192,7 @@ async def test_an_input_is_edited_its_difference_shown_and_then_applied(shop: Wo
 
 async def test_an_unknown_outcome_has_to_be_settled_by_who_edits(shop: World, browser: Browser):
     saga_id = await waiting(shop)
-    edit = (await browser.get(f"/admin/sagas/{saga_id}/input/charge")).page
+    edit = (await browser.get(f"/admin/sagas/{saga_id}/input/charge")).main
     preview = await browser.send(edit.one("form"), input="{}")
     form = next(form for form in preview.main.all("form") if form["action"].endswith("/do/retry"))
     refused = await browser.send(form, reason="x")
@@ -330,32 +331,33 @@ async def test_a_choreographed_saga_has_events_in_place_of_calls(world: World, b
 # --- it moves ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_page_hears_that_its_saga_has_moved(shop: World, browser: Browser, api: Client):
+async def test_an_open_page_hears_that_its_saga_has_moved(shop: World, browser: Browser):
     saga_id = await waiting(shop)
     live = (await browser.get(f"/admin/sagas/{saga_id}")).page.one("main")["data-live"]
-    headers = browser.headers
-    async with asyncio.timeout(20), api.session.get(api.base + live, headers=headers) as stream:
-        assert stream.headers["Content-Type"].startswith("text/event-stream")
-        await shop.act(saga_id, "pause")
-        lines = []
-        while not any(line.startswith("data:") for line in lines):
-            lines.append((await stream.content.readline()).decode())
-    assert "event: moved\n" in lines
-    listed = (await browser.get("/admin/sagas?saga=order")).page.one("main")["data-live"]
-    async with asyncio.timeout(20), api.session.get(api.base + listed, headers=headers) as stream:
-        assert (await stream.content.readline()).startswith(b"retry:")
-        await asyncio.sleep(0)
+    async with browser.stream(live) as stream:
+        for action in ("pause", "resume"):
+            await shop.act(saga_id, action)
+            await _until_moved(stream)
 
 
-async def test_a_page_that_is_behind_hears_so_at_once(shop: World, browser: Browser, api: Client):
+async def test_the_list_hears_that_one_has_come(shop: World, browser: Browser):
+    async with browser.stream("/admin/sagas/live?saga=order") as stream:
+        moved = asyncio.create_task(_until_moved(stream))
+        while not moved.done():
+            await shop.submit()
+            await asyncio.wait([moved], timeout=0.5)
+        await moved
+
+
+async def _until_moved(stream) -> None:
+    while (await stream.readline()) != b"event: moved\n":
+        pass
+
+
+async def test_a_page_that_is_behind_hears_so_at_once(shop: World, browser: Browser):
     saga_id = await waiting(shop)
-    headers = browser.headers
-    async with (
-        asyncio.timeout(20),
-        api.session.get(f"{api.base}/admin/sagas/{saga_id}/live?seq=1", headers=headers) as s,
-    ):
-        lines = [(await s.content.readline()).decode() for _ in range(4)]
-    assert "event: moved\n" in lines
+    async with browser.stream(f"/admin/sagas/{saga_id}/live?seq=1") as stream:
+        await _until_moved(stream)
 
 
 async def test_a_saga_that_has_ended_is_not_listened_to(shop: World, browser: Browser):
