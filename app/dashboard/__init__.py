@@ -4,6 +4,12 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import attention, pages, saga, sagas
+from app.dashboard import attention, letters, pages, saga, sagas
 
-PAGES: Final[tuple[APIRouter, ...]] = (pages.router, attention.router, sagas.router, saga.router)
+PAGES: Final[tuple[APIRouter, ...]] = (
+    pages.router,
+    attention.router,
+    sagas.router,
+    saga.router,
+    letters.router,
+)

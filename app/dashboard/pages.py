@@ -56,6 +56,8 @@ class Place(NamedTuple):
 PLACES: Final = (
     Place("attention", "/admin/", "Needs attention"),
     Place("sagas", "/admin/sagas", "Sagas"),
+    Place("letters", "/admin/dead-letters", "Dead letters"),
+    # Keys and users come last.
 )
 """What the navigation leads to."""
 

@@ -1,0 +1,136 @@
+"""The other rooms: dead letters, the audit trail, definitions, services, and the house itself."""
+
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import ONCE, World
+from tests.dashboard.conftest import Browser, Element
+from tests.dashboard.test_frame import MOST, counted
+from tests.participant import REFUSED, answers
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+@pytest.fixture
+async def shop(world: World) -> World:
+    await world.define({"name": "reserve", "compensation_retry": ONCE}, {"name": "charge"})
+    return world
+
+
+async def stuck(world: World, message: str | None = None) -> str:
+    """A saga with an open dead letter: its compensation was given up."""
+    saga_id = (await world.submit())["id"]
+    world.participant.on("charge", REFUSED, saga_id=saga_id)
+    refused = answers(400) if message is None else answers(400, {"message": message})
+    world.participant.on("reserve", refused, operation="compensation", saga_id=saga_id)
+    assert (await world.run(saga_id))["state"] == "COMPENSATION_FAILED"
+    return saga_id
+
+
+# --- dead letters -----------------------------------------------------------------------------------------------
+
+
+def letters(page: Element) -> dict[str, Element]:
+    return {row["data-letter-id"]: row for row in page.all("tr") if row["data-letter-id"]}
+
+
+async def test_open_letters_are_listed_and_one_is_retried(shop: World, browser: Browser):
+    saga_id = await stuck(shop)
+    shown = await browser.get("/admin/dead-letters")
+    ((letter_id, row),) = letters(shown.page).items()
+    assert "undo reserve" in row.text
+    assert f"/admin/sagas/{saga_id}" in [link["href"] for link in row.all("a")]
+    form = row.one("form", method="post")
+    refused = await browser.send(form, reason=" ")
+    assert (refused.status, "Say why you do this" in refused.text) == (422, True)
+    done = await browser.send(form, reason="the shop is back")
+    assert (done.status, done.headers["Location"]) == (303, "/admin/dead-letters?status=open&done=retry")
+    assert "It is tried again." in (await browser.get(done.headers["Location"])).text
+    assert (await shop.run(saga_id))["state"] == "FAILED"
+    assert letters((await browser.get("/admin/dead-letters")).page) == {}
+    (closed,) = letters((await browser.get("/admin/dead-letters?status=all")).page).values()
+    assert closed["data-letter-id"] == letter_id
+    assert all("disabled" in button.attributes for button in closed.all("button"))
+
+
+async def test_a_letter_is_discarded_once(shop: World, browser: Browser):
+    saga_id = await stuck(shop)
+    page = (await browser.get("/admin/dead-letters")).page
+    discard = next(button for button in page.all("button", "danger"))["formaction"]
+    assert (await browser.post(discard, reason="settled by phone")).status == 303
+    assert (await shop.api.get(f"/sagas/{saga_id}")).json["state"] == "COMPENSATION_FAILED"
+    again = await browser.post(discard, reason="settled by phone")
+    assert (again.status, "Nothing was done." in again.text) == (409, True)
+    trail = (await shop.api.get("/admin/api/audit")).json["items"]
+    assert [(line["action"], line["reason"]) for line in trail] == [("discard", "settled by phone")]
+
+
+async def test_letters_page_by_page(shop: World, browser: Browser):
+    for _ in range(3):
+        await stuck(shop)
+    whole = list(letters((await browser.get("/admin/dead-letters")).page))
+    seen, address = [], "/admin/dead-letters?limit=2"
+    while address:
+        page = (await browser.get(address)).page
+        seen.append(list(letters(page)))
+        address = next((link["href"] for link in page.all("a", rel="next")), "")
+    assert [len(each) for each in seen] == [2, 1]
+    assert [letter_id for each in seen for letter_id in each] == whole
+    assert len(whole) == 3
+
+
+async def test_letters_of_a_wrong_address(browser: Browser):
+    for query in ("status=lost", "saga_id=1", "cursor=x", "nothing=1"):
+        assert (await browser.get(f"/admin/dead-letters?{query}")).status == 422, query
+    assert (await browser.post("/admin/dead-letters/1/retry", reason="x")).status == 404
+    assert (await browser.post("/admin/dead-letters/1/burn", reason="x")).status == 404
+
+
+# --- all of them ------------------------------------------------------------------------------------------------
+
+PATHS = ["/admin/dead-letters"]
+
+
+async def test_what_others_wrote_is_escaped(shop: World, browser: Browser):
+    saga_id = await stuck(shop, SCRIPT)
+    await shop.act(saga_id, "retry", reason=SCRIPT)
+    await shop.run(saga_id)
+    for path in PATHS:
+        shown = await browser.get(path)
+        assert shown.status == 200, path
+        assert "<script>alert" not in shown.html, path
+        for element in shown.page.all():
+            assert element.tag != "style", path
+            assert "style" not in element.attributes, (path, element.tag)
+            assert element.tag != "script" or element["src"].startswith("/admin/static/"), path
+
+
+async def test_every_room_is_whole_for_who_does_not_see_it(shop: World, browser: Browser):
+    await stuck(shop)
+    for path in PATHS:
+        page = (await browser.get(path)).page
+        assert page.one("h1").text
+        assert [link["href"] for link in page.one("nav", aria_label="Pages").all("a", aria_current="page")], path
+        ids = [element["id"] for element in page.all() if element["id"]]
+        assert len(ids) == len(set(ids)), path
+        inside = {id(field) for label in page.all("label") for field in label.all()}
+        for field in [*page.all("input"), *page.all("select")]:
+            assert field["type"] == "hidden" or id(field) in inside, (path, field.attributes)
+
+
+async def test_a_room_asks_a_few_questions_however_much_there_is(
+    shop: World, browser: Browser, app_state: Any, monkeypatch
+):
+    asked: dict[str, list[int]] = {}
+    for more in (1, 8):
+        for _ in range(more):
+            await stuck(shop)
+        for path in PATHS:
+            await browser.get(path)
+            async with counted(app_state.house, monkeypatch) as sent:
+                assert (await browser.get(path)).status == 200
+            asked.setdefault(path, []).append(len(sent))
+    for path, (few, many) in asked.items():
+        assert 0 < many <= MOST, (path, many)
+        assert many == few, path
