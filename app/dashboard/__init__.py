@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import attention, letters, pages, saga, sagas
+from app.dashboard import attention, audit, letters, pages, saga, sagas
 
 PAGES: Final[tuple[APIRouter, ...]] = (
     pages.router,
@@ -12,4 +12,5 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     sagas.router,
     saga.router,
     letters.router,
+    audit.router,
 )

@@ -80,20 +80,36 @@ class Letters:
         return True
 
     async def audit_trail(
-        self, tenant: str | None, *, limit: int, before: int | None = None, saga_id: str | None = None
+        self,
+        tenant: str | None,
+        *,
+        limit: int,
+        before: int | None = None,
+        saga_id: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        whole: bool = False,
     ) -> tuple[list[dict[str, Any]], int | None]:
-        """{at, actor, action, saga_id, reason, before, after}, newest first, and the number to go on before."""
+        """{at, actor, action, saga_id, reason, before, after}, newest first, and the number to go on before.
+
+        `whole`: with `subject`, `address` and `tenant`.
+        """
         columns = audit_table.c
         statement: Select[Any] = select(audit_table).where(of_tenant(audit_table, tenant))
         if before is not None:
             statement = statement.where(columns.id < before)
         if saga_id is not None:
             statement = statement.where(columns.saga_id == saga_id)
+        if actor is not None:
+            statement = statement.where(columns.actor == actor)
+        if action is not None:
+            statement = statement.where(columns.action == action)
         async with self._database.connect() as connection:
             result = await connection.execute(statement.order_by(columns.id.desc()).limit(limit + 1))
             rows = [dict(row) for row in result.mappings()]
         number = rows[limit - 1]["id"] if len(rows) > limit else None
-        return [_plain(row, audit_table, but=("id", "tenant", "subject", "address")) for row in rows[:limit]], number
+        but = ("id",) if whole else ("id", "tenant", "subject", "address")
+        return [_plain(row, audit_table, but=but) for row in rows[:limit]], number
 
 
 def _letter(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -87,9 +87,50 @@ async def test_letters_of_a_wrong_address(browser: Browser):
     assert (await browser.post("/admin/dead-letters/1/burn", reason="x")).status == 404
 
 
+# --- the audit trail --------------------------------------------------------------------------------------------
+
+
+async def test_the_trail_says_who_did_what_to_which_saga_and_why(shop: World, browser: Browser):
+    first, second = await stuck(shop), await stuck(shop)
+    await shop.act(first, "retry", reason="the shop is back")
+    await shop.act(second, "abandon", reason="nobody wants it")
+    page = (await browser.get("/admin/audit")).page
+    assert [row["data-action"] for row in lines(page)] == ["abandon", "retry"]
+    assert "nobody wants it" in lines(page)[0].text
+    assert f"/admin/sagas/{second}" in [link["href"] for link in lines(page)[0].all("a")]
+    (actor,) = {row["data-actor"] for row in lines(page)}
+    form = page.one("form", role="search")
+    for fields, actions in (
+        ({"action": "retry"}, ["retry"]),
+        ({"saga_id": second}, ["abandon"]),
+        ({"actor": actor}, ["abandon", "retry"]),
+        ({"actor": "user:nobody"}, []),
+    ):
+        shown = await browser.send(form, **fields)
+        assert [row["data-action"] for row in lines(shown.page)] == actions, fields
+    assert (await browser.send(form, saga_id="1")).status == 422
+
+
+async def test_the_trail_page_by_page(shop: World, browser: Browser):
+    for _ in range(3):
+        await shop.act(await stuck(shop), "retry")
+    pages, address = [], "/admin/audit?limit=2&action=retry"
+    while address:
+        page = (await browser.get(address)).page
+        pages.append([row.one("time")["datetime"] for row in lines(page)])
+        address = next((link["href"] for link in page.all("a", rel="next")), "")
+    times = [at for each in pages for at in each]
+    assert [len(each) for each in pages] == [2, 1]
+    assert times == sorted(set(times), reverse=True)
+
+
+def lines(page: Element) -> list[Element]:
+    return [row for row in page.all("tr") if row["data-action"]]
+
+
 # --- all of them ------------------------------------------------------------------------------------------------
 
-PATHS = ["/admin/dead-letters"]
+PATHS = ["/admin/dead-letters", "/admin/audit"]
 
 
 async def test_what_others_wrote_is_escaped(shop: World, browser: Browser):
