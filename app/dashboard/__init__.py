@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import attention, audit, letters, pages, saga, sagas
+from app.dashboard import attention, audit, definitions, letters, pages, saga, sagas
 
 PAGES: Final[tuple[APIRouter, ...]] = (
     pages.router,
@@ -12,5 +12,6 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     sagas.router,
     saga.router,
     letters.router,
+    definitions.router,
     audit.router,
 )

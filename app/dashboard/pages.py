@@ -57,6 +57,7 @@ PLACES: Final = (
     Place("attention", "/admin/", "Needs attention"),
     Place("sagas", "/admin/sagas", "Sagas"),
     Place("letters", "/admin/dead-letters", "Dead letters"),
+    Place("definitions", "/admin/definitions", "Definitions"),
     Place("audit", "/admin/audit", "Audit"),
     # Keys and users come last.
 )

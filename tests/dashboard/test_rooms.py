@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.store import rates
 from tests.api.conftest import ONCE, World
 from tests.dashboard.conftest import Browser, Element
 from tests.dashboard.test_frame import MOST, counted
@@ -128,9 +129,86 @@ def lines(page: Element) -> list[Element]:
     return [row for row in page.all("tr") if row["data-action"]]
 
 
+# --- definitions ------------------------------------------------------------------------------------------------
+
+
+def cells(row: Element) -> dict[str, str]:
+    return {cell["data-label"]: cell.text for cell in row.all("td") if cell["data-label"]}
+
+
+async def finished(world: World, **more: Any) -> str:
+    saga_id = (await world.submit(**more))["id"]
+    assert (await world.run(saga_id))["state"] == "COMPLETED"
+    return saga_id
+
+
+async def test_definitions_with_what_runs_and_how_they_fare(shop: World, browser: Browser):
+    await shop.define({"name": "greet"}, name="hello")
+    for _ in range(2):
+        await finished(shop)
+    await stuck(shop)
+    failed = (await shop.submit())["id"]
+    shop.participant.on("charge", REFUSED, saga_id=failed)
+    assert (await shop.run(failed))["state"] == "FAILED"
+    await shop.submit()
+    page = (await browser.get("/admin/definitions")).page
+    rows = {row["data-definition"]: cells(row) for row in page.all("tr") if row["data-definition"]}
+    rows = {name: {label: row[label] for label in row if label != "Since"} for name, row in rows.items()}
+    shares = {"Completed": "50 %", "Failed": "50 %", "Something undone": "50 %"}
+    nothing = dict.fromkeys(shares, "\N{EN DASH}")
+    assert rows.pop("hello") == {"Version": "1", "Running": "0", **nothing, "Of": "0 ended"}
+    assert list(rows.values()) == [{"Version": "1", "Running": "1", **shares, "Of": "4 ended"}]
+
+
+async def test_a_definition_with_its_steps_versions_and_graph(shop: World, browser: Browser):
+    for _ in range(3):
+        await finished(shop)
+    await stuck(shop)
+    name = (await shop.api.get("/sagas")).json["items"][0]["saga"]
+    await shop.define({"name": "reserve"}, {"name": "charge"}, {"name": "mail"}, name=name)
+    page = (await browser.get(f"/admin/definitions/{name}?version=1")).page
+    assert page.one("svg", "saga-diagram")
+    steps = {(row["data-step"], row["data-operation"]): cells(row) for row in page.all("tr") if row["data-step"]}
+    assert list(steps) == [("reserve", "action"), ("reserve", "compensation"), ("charge", "action")]
+    charge = steps["charge", "action"]
+    assert (charge["Succeeded in"], charge["Failed attempts"]) == ("3", "25 %")
+    assert charge["p50"].endswith("s")
+    assert charge["p95"].endswith("s")
+    assert steps["reserve", "action"]["Undone"] == "0 %"
+    assert steps["reserve", "compensation"]["Failed attempts"] == "100 %"
+    assert [row["data-version"] for row in page.all("tr") if row["data-version"]] == ["2", "1"]
+    newest = (await browser.get(f"/admin/definitions/{name}")).page
+    assert "mail" in [row["data-step"] for row in newest.all("tr")]
+    for path in (f"{name}?version=3", "nothing"):
+        assert (await browser.get(f"/admin/definitions/{path}")).status == 404
+    assert (await browser.get(f"/admin/definitions/{name}?version=x")).status == 422
+
+
+async def test_rates_are_of_the_newest_sagas_only(shop: World, browser: Browser, monkeypatch):
+    await stuck(shop)
+    for _ in range(2):
+        await finished(shop)
+    monkeypatch.setattr(rates, "FEW", 2)
+    (row,) = (each for each in (await browser.get("/admin/definitions")).page.all("tr") if each["data-definition"])
+    assert (cells(row)["Completed"], cells(row)["Of"]) == ("100 %", "2 ended")
+
+
+async def test_rates_for_one_tenant_are_of_its_sagas(shop: World, app_state: Any):
+    await finished(shop)
+    database = app_state.house.database
+    for ask in (rates.rates(database, "other"), rates.in_flight(database, "other")):
+        assert await ask == {}
+    assert await rates.recent_calls(database, "other") == []
+    assert (await rates.active(database, "other")).numbers == {}
+    for tenant in ("", None):
+        (found,) = (await rates.rates(database, tenant)).values()
+        assert (found.sagas, found.completed) == (1, 1)
+        assert len(await rates.recent_calls(database, tenant)) == 2
+
+
 # --- all of them ------------------------------------------------------------------------------------------------
 
-PATHS = ["/admin/dead-letters", "/admin/audit"]
+PATHS = ["/admin/dead-letters", "/admin/audit", "/admin/definitions", "/admin/definitions/order"]
 
 
 async def test_what_others_wrote_is_escaped(shop: World, browser: Browser):
