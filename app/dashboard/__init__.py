@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import attention, audit, definitions, letters, pages, saga, sagas
+from app.dashboard import attention, audit, definitions, house, letters, pages, saga, sagas, services
 
 PAGES: Final[tuple[APIRouter, ...]] = (
     pages.router,
@@ -13,5 +13,7 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     saga.router,
     letters.router,
     definitions.router,
+    services.router,
+    house.router,
     audit.router,
 )

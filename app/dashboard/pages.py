@@ -58,6 +58,8 @@ PLACES: Final = (
     Place("sagas", "/admin/sagas", "Sagas"),
     Place("letters", "/admin/dead-letters", "Dead letters"),
     Place("definitions", "/admin/definitions", "Definitions"),
+    Place("services", "/admin/services", "Services"),
+    Place("house", "/admin/house", "House"),
     Place("audit", "/admin/audit", "Audit"),
     # Keys and users come last.
 )

@@ -70,13 +70,15 @@ _IN_FLIGHT: Final = text(f"""
         SELECT definition, version, document FROM saga WHERE state IN ('EXECUTING', 'COMPENSATING')
         AND format <= {FORMAT} AND {_OF_TENANT} LIMIT {COUNTED}
     ) AS looked_at
-    CROSS JOIN LATERAL jsonb_path_query(document, '$.steps[*] ? (@[1 to 2].state == "RUNNING")') AS step
+    CROSS JOIN LATERAL jsonb_array_elements(document -> 'steps') AS step
+    WHERE 'RUNNING' IN (step #>> '{{1,state}}', step #>> '{{2,state}}')
     GROUP BY definition, version, position""")
 _CALLS: Final = f"""
     SELECT e.saga_id, newest.definition, newest.version, e.step, e.operation, e.attempt, e.at, {_WELL} AS well,
         coalesce(e.data ->> 'status', e.data #>> '{{{{error,status}}}}') AS status, (e.data ->> 'ms')::float8 AS ms
     FROM (
-        SELECT id, definition, version FROM saga WHERE {{whose}} ORDER BY created_at DESC, id DESC LIMIT {RECENT_SAGAS}
+        SELECT id, definition, version FROM saga WHERE {{whose}} AND format <= {FORMAT}
+        ORDER BY created_at DESC, id DESC LIMIT {RECENT_SAGAS}
     ) AS newest JOIN saga_event AS e ON e.saga_id = newest.id
     WHERE {_ENDED} AND e.attempt IS NOT NULL ORDER BY e.at DESC LIMIT {RECENT_CALLS}"""
 

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
+from app.access import Caller, Right
+from app.broker import STEPS
+from app.engine import now_of
+from app.observability import our_version
+from app.saga.messages import Claim
+from app.saga.state import ACTION
 from app.store import rates
+from app.store.schema import known_revisions
 from tests.api.conftest import ONCE, World
 from tests.dashboard.conftest import Browser, Element
 from tests.dashboard.test_frame import MOST, counted
@@ -79,6 +86,18 @@ async def test_letters_page_by_page(shop: World, browser: Browser):
     assert [len(each) for each in seen] == [2, 1]
     assert [letter_id for each in seen for letter_id in each] == whole
     assert len(whole) == 3
+
+
+async def test_who_may_only_look_sees_why_nothing_can_be_done(shop: World, browser: Browser, monkeypatch):
+    await stuck(shop)
+    may_not = (await browser.get("/admin/dead-letters")).page.one("form", method="post")
+    monkeypatch.setattr(Caller, "may", lambda _, right: right is not Right.OPERATE)
+    shown = await browser.get("/admin/dead-letters")
+    (row,) = letters(shown.page).values()
+    assert list(row.all("form")) == []
+    assert all("disabled" in button.attributes for button in row.all("button"))
+    assert "This needs the role `operator`." in row.text
+    assert (await browser.send(may_not, reason="still")).status == 403
 
 
 async def test_letters_of_a_wrong_address(browser: Browser):
@@ -206,9 +225,78 @@ async def test_rates_for_one_tenant_are_of_its_sagas(shop: World, app_state: Any
         assert len(await rates.recent_calls(database, tenant)) == 2
 
 
+# --- services ---------------------------------------------------------------------------------------------------
+
+
+def services(page: Element) -> dict[str, Element]:
+    return {row["data-service"]: row for row in page.all("tr") if row["data-service"]}
+
+
+async def test_services_with_what_they_do_and_how_their_last_calls_went(shop: World, browser: Browser):
+    headers = {"X-Token": "very-secret"}
+    bank = {"url": "http://127.0.0.1:1/bank", "headers": headers, "max_in_flight": 3}
+    assert (await shop.api.put("/services/bank", bank)).status == 201
+    saga_id = await stuck(shop)
+    shown = await browser.get("/admin/services")
+    found = services(shown.page)
+    assert list(found) == ["shop", "bank"]  # what needs attention comes first
+    row = cells(found["shop"])
+    assert (row["Attention"], row["In flight"], row["Errors"]) == ("1", "0", "67 % of 3")
+    last = list(found["shop"].all("a"))
+    assert {link["href"] for link in last} == {f"/admin/sagas/{saga_id}"}
+    assert last[0].text.startswith("undo reserve, attempt 1: failed (400) in ")
+    assert last[-1].text.startswith("reserve, attempt 1: succeeded (200) in ")
+    assert "http://127.0.0.1:1/bank" in found["bank"].text
+    assert "at most 3 at once" in found["bank"].text
+    assert "very-secret" not in shown.html
+
+
+async def test_a_step_that_is_called_now_is_in_flight(shop: World, browser: Browser):
+    saga = await shop.worker.engine.load((await shop.submit())["id"])
+    await shop.worker.engine.tell(saga, lambda saga: Claim(now_of(saga), 0, ACTION))
+    assert cells(services((await browser.get("/admin/services")).page)["shop"])["In flight"] == "1"
+
+
+# --- the house --------------------------------------------------------------------------------------------------
+
+
+async def test_the_house_tells_who_works_and_what_waits(world: World, browser: Browser):
+    redis = world.worker.alive._redis
+    for who, facts in (
+        ("worker/host-a/11", '{"version":"1.0","claimed_ago":30.0}'),
+        ("worker/host-b/12", '{"version":"1.1","claimed_ago":null}'),
+        ("beat/host-a/13", '{"version":"1.1"}'),
+    ):
+        await redis.sadd("saga:alive", who)
+        await redis.set(f"saga:alive/{who}", facts, ex=60)
+    await redis.lpush(STEPS, "1", "2")
+    page = (await browser.get("/admin/house")).page
+    people = {row["data-who"]: row.text for row in page.all("tr") if row["data-who"]}
+    assert list(people) == ["beat/host-a/13", "worker/host-a/11", "worker/host-b/12"]
+    assert "30 s ago" in people["worker/host-a/11"]
+    assert "never" in people["worker/host-b/12"]
+    depths = {row["data-queue"]: cells(row)["Messages"] for row in page.all("tr") if row["data-queue"]}
+    assert depths[STEPS] == "2"
+    assert our_version() in page.one("main").text
+    assert known_revisions()[-1] in page.one("main").text
+
+
+@pytest.mark.parametrize("options", [{"redis_url": "redis://127.0.0.1:1/0"}])
+async def test_the_house_without_redis_says_so(options: dict, browser: Browser):
+    shown = await browser.get("/admin/house")
+    assert (shown.status, "Redis does not answer" in shown.text) == (200, True)
+
+
 # --- all of them ------------------------------------------------------------------------------------------------
 
-PATHS = ["/admin/dead-letters", "/admin/audit", "/admin/definitions", "/admin/definitions/order"]
+PATHS = [
+    "/admin/dead-letters",
+    "/admin/audit",
+    "/admin/definitions",
+    "/admin/definitions/order",
+    "/admin/services",
+    "/admin/house",
+]
 
 
 async def test_what_others_wrote_is_escaped(shop: World, browser: Browser):
