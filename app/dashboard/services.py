@@ -74,7 +74,7 @@ async def _rooms(house: House, sees: str | None) -> list[Room]:
         definition = await house.definitions.get(call.definition, call.version)
         room = of(definition.steps[definition.index[call.step]].service)
         room.calls += 1
-        room.failed += not call.well
+        room.failed += not call.well and not call.refused
         if len(room.last) < LAST:
             room.last.append(call)
     for group in (await house.overview.groups(sees)).found:
@@ -86,5 +86,6 @@ async def _rooms(house: House, sees: str | None) -> list[Room]:
 def told(call: RecentCall) -> str:
     step = f"undo {call.step}" if call.operation == COMPENSATION else call.step
     status = f" ({call.status})" if call.status else ""
+    word = "succeeded" if call.well else "refused" if call.refused else "failed"
     took = "" if call.ms is None else f" in {duration(call.ms / 1000)}"
-    return f"{step}, attempt {call.attempt}: {'succeeded' if call.well else 'failed'}{status}{took}"
+    return f"{step}, attempt {call.attempt}: {word}{status}{took}"

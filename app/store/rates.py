@@ -75,6 +75,7 @@ _IN_FLIGHT: Final = text(f"""
     GROUP BY definition, version, position""")
 _CALLS: Final = f"""
     SELECT e.saga_id, newest.definition, newest.version, e.step, e.operation, e.attempt, e.at, {_WELL} AS well,
+        e.type = 'StepRefused' AS refused,
         coalesce(e.data ->> 'status', e.data #>> '{{{{error,status}}}}') AS status, (e.data ->> 'ms')::float8 AS ms
     FROM (
         SELECT id, definition, version FROM saga WHERE {{whose}} AND format <= {FORMAT}
@@ -140,6 +141,8 @@ class RecentCall:
     attempt: int
     at: Micros
     well: bool
+    refused: bool
+    """The service has answered, and its answer was no."""
     status: str | None
     ms: float | None
 
@@ -197,6 +200,7 @@ async def recent_calls(database: Database, tenant: str | None) -> list[RecentCal
             row.attempt,
             to_micros(row.at),
             row.well,
+            row.refused,
             row.status,
             row.ms,
         )

@@ -190,11 +190,11 @@ async def test_a_definition_with_its_steps_versions_and_graph(shop: World, brows
     steps = {(row["data-step"], row["data-operation"]): cells(row) for row in page.all("tr") if row["data-step"]}
     assert list(steps) == [("reserve", "action"), ("reserve", "compensation"), ("charge", "action")]
     charge = steps["charge", "action"]
-    assert (charge["Succeeded in"], charge["Failed attempts"]) == ("3", "25 %")
+    assert (charge["Succeeded in"], charge["Attempts failed or refused"]) == ("3", "25 %")
     assert charge["p50"].endswith("s")
     assert charge["p95"].endswith("s")
     assert steps["reserve", "action"]["Undone"] == "0 %"
-    assert steps["reserve", "compensation"]["Failed attempts"] == "100 %"
+    assert steps["reserve", "compensation"]["Attempts failed or refused"] == "100 %"
     assert [row["data-version"] for row in page.all("tr") if row["data-version"]] == ["2", "1"]
     newest = (await browser.get(f"/admin/definitions/{name}")).page
     assert "mail" in [row["data-step"] for row in newest.all("tr")]
@@ -241,10 +241,11 @@ async def test_services_with_what_they_do_and_how_their_last_calls_went(shop: Wo
     found = services(shown.page)
     assert list(found) == ["shop", "bank"]  # what needs attention comes first
     row = cells(found["shop"])
-    assert (row["Attention"], row["In flight"], row["Errors"]) == ("1", "0", "67 % of 3")
+    assert (row["Attention"], row["In flight"], row["Errors"]) == ("1", "0", "33 % of 3")
     last = list(found["shop"].all("a"))
     assert {link["href"] for link in last} == {f"/admin/sagas/{saga_id}"}
     assert last[0].text.startswith("undo reserve, attempt 1: failed (400) in ")
+    assert last[1].text.startswith("charge, attempt 1: refused (422) in ")
     assert last[-1].text.startswith("reserve, attempt 1: succeeded (200) in ")
     assert "http://127.0.0.1:1/bank" in found["bank"].text
     assert "at most 3 at once" in found["bank"].text
@@ -307,6 +308,7 @@ async def test_what_others_wrote_is_escaped(shop: World, browser: Browser):
         shown = await browser.get(path)
         assert shown.status == 200, path
         assert "<script>alert" not in shown.html, path
+        assert ("alert(" in shown.text) == (path == "/admin/audit")
         for element in shown.page.all():
             assert element.tag != "style", path
             assert "style" not in element.attributes, (path, element.tag)
