@@ -4,7 +4,20 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import acting, again, attention, login, pages, saga, sagas
+from app.dashboard import (
+    acting,
+    again,
+    attention,
+    audit,
+    definitions,
+    house,
+    letters,
+    login,
+    pages,
+    saga,
+    sagas,
+    services,
+)
 
 PAGES: Final[tuple[APIRouter, ...]] = (
     login.router,
@@ -14,4 +27,9 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     saga.router,
     acting.router,
     again.router,
+    letters.router,
+    definitions.router,
+    services.router,
+    house.router,
+    audit.router,
 )

@@ -57,6 +57,12 @@ class Place(NamedTuple):
 PLACES: Final = (
     Place("attention", "/admin/", "Needs attention"),
     Place("sagas", "/admin/sagas", "Sagas"),
+    Place("letters", "/admin/dead-letters", "Dead letters"),
+    Place("definitions", "/admin/definitions", "Definitions"),
+    Place("services", "/admin/services", "Services"),
+    Place("house", "/admin/house", "House"),
+    Place("audit", "/admin/audit", "Audit"),
+    # Keys and users come last.
 )
 """What the navigation leads to."""
 

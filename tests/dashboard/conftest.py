@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from pydantic import SecretStr
 
 from app.people import visits
+from app.settings import Settings
 from tests.api.conftest import Client, World, api, app_state, served, world
 
 __all__ = ["api", "app_state", "served", "world"]
@@ -186,8 +188,8 @@ def _raw(element: Element) -> str:
 
 
 @pytest.fixture
-def options() -> dict[str, Any]:
-    return {"admin_password": PASSWORD}
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"admin_password": SecretStr(PASSWORD)})
 
 
 @pytest.fixture
