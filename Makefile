@@ -49,6 +49,7 @@ format: $(READY) ## format, and mend what the linter can
 
 bench: $(READY) ## sagas per second, latency, CPU and memory, and the cost of the barrier, as JSON lines
 	@$(BIN)/python -m benchmarks.order
+	@$(BIN)/python -m benchmarks.access
 	@$(BIN)/python -m benchmarks.listing
 	@$(BIN)/python -m benchmarks.pages
 	@$(BIN)/python -m benchmarks.beside
