@@ -4,6 +4,7 @@ def test_something(page, place): ...          # an admin who has logged in, on t
 def test_something(log_in): page = log_in("viewer")
 
 Every page that a test has opened must have logged nothing to its console. `shoot` keeps pictures in artifacts/.
+Tests share the house: each looks at the sagas that it has started, and leaves no participant told.
 """
 
 import contextlib
@@ -106,9 +107,15 @@ class Place:
 
     def tell(self, step: str, *behaviours: str, operation: str = "action", saga_id: str | None = None) -> None:
         """How the next requests for that step are answered: names of tests.participant's constants."""
-        told = {"step": step, "operation": operation, "saga_id": saga_id, "behaviours": behaviours}
+        self._post("/script", {"step": step, "operation": operation, "saga_id": saga_id, "behaviours": behaviours})
+
+    def release(self) -> None:
+        """What was HELD goes on."""
+        self._post("/let-go", {})
+
+    def _post(self, path: str, body: Any) -> None:
         request = urllib.request.Request(
-            f"{self.participant}/script", json.dumps(told).encode(), {"Content-Type": "application/json"}
+            self.participant + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=10):
             pass
@@ -121,6 +128,24 @@ class Place:
         status, found = self.ask("POST", "/sagas", body, Idempotency_Key=key or f"browser-{self._keys}", **prefer)
         assert status in {200, 202}, found
         return found
+
+    def stuck(self, **more: Any) -> dict[str, Any]:
+        """A saga whose payment was refused, and whose stock could not be released."""
+        self.tell("charge-payment", "REFUSED")
+        self.tell("reserve-inventory", "REFUSED", operation="compensation")
+        found = self.start(**more)
+        assert found["state"] == "COMPENSATION_FAILED", found
+        return found
+
+    def holding(self, **more: Any) -> dict[str, Any]:
+        """A saga whose payment could not be made, and which holds for a person: soon."""
+        self.tell("charge", "BUSY")
+        return self.start("careful", wait=0, **more)
+
+    def audit(self, saga_id: str) -> list[tuple[str, str, str]]:
+        """(who, what, why), the newest first."""
+        _, found = self.ask("GET", f"/admin/api/audit?saga_id={saga_id}")
+        return [(line["actor"], line["action"], line["reason"]) for line in found["items"]]
 
 
 @pytest.fixture(scope="session")
@@ -202,13 +227,25 @@ def new_page(browser: Browser, place: Place, console: Console) -> Iterator[Calla
         yield make
 
 
+@pytest.fixture(scope="session")
+def sessions() -> dict[str, Any]:
+    """The cookies of those who have logged in."""
+    return {}
+
+
 @pytest.fixture
-def log_in(new_page: Callable[..., Page]) -> Callable[..., Page]:
+def log_in(new_page: Callable[..., Page], sessions: dict[str, Any]) -> Callable[..., Page]:
+    """By the form for the first time; then the session goes on."""
+
     def enter(name: str = "admin", **options: Any) -> Page:
-        page = new_page(**options)
-        page.goto("/admin/login")
-        fill_in_login(page, name)
-        page.wait_for_url("**/admin/")
+        if name not in sessions:
+            page = new_page()
+            page.goto("/admin/login")
+            fill_in_login(page, name)
+            page.wait_for_url("**/admin/")
+            sessions[name] = page.context.storage_state()
+        page = new_page(**options, storage_state=sessions[name])
+        page.goto("/admin/")
         return page
 
     return enter
