@@ -148,7 +148,24 @@ class Place:
         return [(line["actor"], line["action"], line["reason"]) for line in found["items"]]
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
+def open_place(directory: Path) -> Iterator[Place]:
+    sagas = directory / "sagas"
+    sagas.mkdir()
+    for name, definition in DEFINITIONS.items():
+        (sagas / f"{name}.yaml").write_text(json.dumps(definition))
+    with participant() as url:
+        services = {name: {"url": url} for name in ("inventory", "payment", "order")}
+        (sagas / "services.yaml").write_text(json.dumps(services))
+        with house(directory, sagas, workers=1, SAGA_ADMIN_PASSWORD=PASSWORD, SAGA_SWEEP_INTERVAL="0.2") as running:
+            place = Place(running, url)
+            for role in ROLES:
+                status, made = place.ask("POST", "/admin/api/users", {"name": role, "role": role, "password": PASSWORD})
+                assert status == 201, made
+            yield place
+
+
+@contextlib.contextmanager
 def participant() -> Iterator[str]:
     with subprocess.Popen([sys.executable, "-m", "tests.participant"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -158,25 +175,8 @@ def participant() -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="session")
-def place(participant: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp("house")
-    sagas = directory / "sagas"
-    sagas.mkdir()
-    for name, definition in DEFINITIONS.items():
-        (sagas / f"{name}.yaml").write_text(json.dumps(definition))
-    services = {name: {"url": participant} for name in ("inventory", "payment", "order")}
-    (sagas / "services.yaml").write_text(json.dumps(services))
-    with house(directory, sagas, workers=1, SAGA_ADMIN_PASSWORD=PASSWORD, SAGA_SWEEP_INTERVAL="0.2") as running:
-        place = Place(running, participant)
-        for role in ROLES:
-            status, made = place.ask("POST", "/admin/api/users", {"name": role, "role": role, "password": PASSWORD})
-            assert status == 201, made
-        yield place
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
     done = subprocess.run(
         [ROOT / "scripts" / "need-chromium"], check=False, capture_output=True, text=True, timeout=600
     )
@@ -185,6 +185,18 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=done.stdout.strip(), args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with open_place(tmp_path_factory.mktemp("house")) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
 
 
 class Console:
