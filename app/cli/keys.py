@@ -51,17 +51,23 @@ def create(
 @speaks_http
 def list_keys(server: Server, as_json: bool) -> None:
     """List the keys, newest first, without their secrets."""
+    rows = []
     for answer in server.client.pages(path_of(*KEYS), [("limit", "200")]):
         if as_json:
             say(answer.text)
             continue
-        rows = []
         for key in answer.items("id", "scopes"):
             used = moment(key.get("last_used_at"))
             seen = "never" if used is None else f"{age((answer.at - used).total_seconds())} ago"
-            rows.append((key["id"], ",".join(key["scopes"]), key.get("tenant") or "", seen, _state(key, answer.at)))
-        for line in table(("ID", "SCOPES", "TENANT", "LAST USED", ""), rows):
-            say(line)
+            about = (key.get("tenant"), seen, _state(key, answer.at), key.get("note"))
+            rows.append((key["id"], ",".join(key["scopes"]), *about))
+    if as_json:
+        return
+    if not rows:
+        say("No key was made yet.")
+        return
+    for line in table(("ID", "SCOPES", "TENANT", "LAST USED", "", "NOTE"), rows):
+        say(line)
 
 
 def _state(key: dict[str, Any], now: datetime) -> str:

@@ -314,11 +314,18 @@ class TestRotation:
         left = await database.fetchval("SELECT expires_at - now() FROM api_key WHERE id = $1", old["id"])
         assert 3500 < left.total_seconds() <= 3600
 
-    async def test_without_an_overlap_the_old_one_ends_at_once(self, api: Client) -> None:
+    @pytest.mark.parametrize("overlap", [0, "0", "0s"])
+    async def test_without_an_overlap_the_old_one_ends_at_once(self, api: Client, overlap: Any) -> None:
         old = await make(api)
         assert (await opens(api, old["key"])).status == 200
-        new = (await api.post(f"/admin/api/keys/{old['id']}/rotate", {"overlap": 0})).json
+        new = (await api.post(f"/admin/api/keys/{old['id']}/rotate", {"overlap": overlap})).json
         assert [(await opens(api, key)).status for key in (old["key"], new["key"])] == [401, 200]
+
+    @pytest.mark.parametrize("overlap", [-1, "soon", "99999999d", None, True])
+    async def test_an_overlap_that_is_none_is_refused(self, api: Client, overlap: Any) -> None:
+        old = await make(api)
+        answer = await api.post(f"/admin/api/keys/{old['id']}/rotate", {"overlap": overlap})
+        assert (answer.status, answer.code, answer.paths) == (422, "body-invalid", ["overlap"])
 
     async def test_an_overlap_does_not_lengthen_a_life(self, api: Client) -> None:
         old = await make(api, expires_in="1h")
@@ -387,6 +394,21 @@ class TestAudit:
         lines = [orjson.loads(line) for line in answer.content.splitlines()]
         assert lines == await self.lines(api)
         assert len(lines) == 5
+        accepted = await api.get("/admin/api/audit?limit=1", Accept="application/jsonl")
+        assert accepted.content == answer.content
+        page = await api.get("/admin/api/audit?format=json", Accept="application/jsonl")
+        assert page.json["items"] == lines
+
+    async def test_an_export_of_nothing_is_empty(self, api: Client) -> None:
+        answer = await api.get("/admin/api/audit?format=jsonl&actor=user:nobody")
+        assert (answer.status, answer.content) == (200, b"")
+
+    async def test_an_export_that_cannot_begin_is_told_so(
+        self, api: Client, app_state: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(app_state.house.audit, "_database", Database("postgresql://nobody@127.0.0.1:1/none"))
+        answer = await api.get("/admin/api/audit?format=jsonl")
+        assert (answer.status, answer.code) == (503, "database-unavailable")
 
     async def test_the_history_of_a_saga_says_who_began_it(self, api: Client) -> None:
         await api.put("/services/shop", {"url": "http://127.0.0.1:9"})
