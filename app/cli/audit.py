@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from app.cli.output import clean, say, say_indented, table
+from app.cli.output import say, say_indented, table
 from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
 from app.instants import clock, moment
@@ -64,7 +64,7 @@ def audit(server: Server, limit: int, as_lines: bool, as_json: bool, **filters: 
     for text, line in zip(shown, lines, strict=True):
         say(text)
         if line.get("reason"):
-            say_indented(clean(line["reason"]))
+            say_indented(line["reason"])
 
 
 COMMANDS: Final[dict[str, click.Command]] = {"audit": audit}
