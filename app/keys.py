@@ -34,7 +34,7 @@ GATHER_SECONDS: Final = 1.0
 """Uses of so long are written together."""
 SECRET_BYTES: Final = 32
 
-_ID: Final = re.compile(r"[0-9a-f]{32}")
+ID: Final = re.compile(r"[0-9a-f]{32}")
 _NOBODY: Final = bytes(32)
 
 
@@ -62,15 +62,22 @@ class Keys:
         self._used: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
 
+    @property
+    def advice(self) -> str:
+        """For who has no key that opens anything: there may be none."""
+        if self._bootstrap is not None:
+            return ""
+        return " Where none was made yet, set SAGA_BOOTSTRAP_API_KEY and start the API again."
+
     async def find(self, key: str, address: str | None) -> Caller:
         """Problem 401 `unauthorized`; DatabaseUnavailable where it cannot be told."""
         if self._bootstrap is not None and hmac.compare_digest(digest(key), self._bootstrap):
             return access.of_key("bootstrap", access.SCOPES, access.NO_TENANT, address)
         key_id, _, secret = key.partition(".")
-        known = await self._look_up(key_id) if _ID.fullmatch(key_id) else None
+        known = await self._look_up(key_id) if ID.fullmatch(key_id) else None
         right = hmac.compare_digest(digest(secret), _NOBODY if known is None else known.digest)
         if known is None or not right:
-            raise unauthorized("The API key is not known.")
+            raise unauthorized(f"The API key is not known.{self.advice}")
         if known.revoked:
             raise unauthorized("The API key was revoked. Ask for a new one.")
         if known.ends_at is not None and known.ends_at <= time.monotonic():
