@@ -64,10 +64,10 @@ class Keys:
 
     @property
     def advice(self) -> str:
-        """For who has no key that opens anything: there may be none."""
+        """Where a house has no first key: how it gets one."""
         if self._bootstrap is not None:
             return ""
-        return " Where none was made yet, set SAGA_BOOTSTRAP_API_KEY and start the API again."
+        return " Where none was made yet, start the API with SAGA_BOOTSTRAP_API_KEY."
 
     async def find(self, key: str, address: str | None) -> Caller:
         """Problem 401 `unauthorized`; DatabaseUnavailable where it cannot be told."""

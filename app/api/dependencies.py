@@ -60,9 +60,9 @@ async def _caller(request: Request, *, again: bool = False) -> Caller:
 
 
 async def _caller_by_key(request: Request) -> Caller:
-    keys: Keys = request.app.state.keys
     kind, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
+    keys: Keys = request.app.state.keys
     if kind.lower() != "bearer" or not key:
         detail = "This needs an API key. Send yours as `Authorization: Bearer KEY`, or log in at /admin/login."
         raise unauthorized(detail + keys.advice, known=False)

@@ -63,7 +63,7 @@ async def give_up(settings: Settings) -> None:
         ("http://127.1/", "must write its address as 127.0.0.1"),
         ("http://2130706433/", "must write its address as 127.0.0.1"),
         ("http://[::ffff:127.0.0.1]/", "SAGA_NOTIFY_HOSTS"),
-        ("http://0.0.0.0/", "is never called"),
+        ("http://0.0.0.0/", "never called"),
         ("http://localhost./", "SAGA_NOTIFY_HOSTS"),
         ("http://example.org#@127.0.0.1/", "SAGA_NOTIFY_HOSTS"),
         ("http://example.org?@127.0.0.1/", "SAGA_NOTIFY_HOSTS"),
