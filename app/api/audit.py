@@ -54,13 +54,19 @@ def _format(text: str) -> str:
     "/audit",
     **describe(
         "Who did what and why, newest first",
-        "With `format=jsonl` all that match, a line each; `limit` and `cursor` are of pages.",
+        "With `Accept: application/jsonl` or `format=jsonl` all that match, a line each; `limit` and `cursor` are of"
+        " pages.",
         answers={200: schemas.AuditPage},
         also={200: {JSON_LINES: {"schema": {"type": "string"}}}},
         problems=(422,),
         parameters=(
             *FILTER_PARAMETERS,
-            parameter("format", "query", "`json`, or `jsonl` for an export", {"enum": list(FORMATS)}),
+            parameter(
+                "format",
+                "query",
+                "`json`, or `jsonl` for an export; decides before `Accept` does",
+                {"enum": list(FORMATS)},
+            ),
             LIMIT,
             parameter("cursor", "query", "`next_cursor` of the page before", {"type": "string", "pattern": "^[0-9]+$"}),
         ),
@@ -69,19 +75,33 @@ def _format(text: str) -> str:
 async def audit(request: Request, caller: MayLook) -> Response:
     query = Query(request, (*FILTERS, "format", *PAGING))
     limit, before = query.limit(), query.one("cursor", whole)
-    wanted, form = audit_filter(query, caller), query.one("format", _format, "json")
+    preferred = "jsonl" if JSON_LINES in request.headers.get("accept", "") else "json"
+    wanted, form = audit_filter(query, caller), query.one("format", _format, preferred)
     query.check()
     trail = house_of(request).audit
     if form == "jsonl":
-
-        async def lines() -> AsyncIterator[bytes]:
-            async for found in trail.lines(wanted):
-                yield b"".join(orjson.dumps(_view(line)) + b"\n" for line in found)
-
-        name = {"Content-Disposition": 'attachment; filename="audit.jsonl"'}
-        return StreamingResponse(lines(), media_type=JSON_LINES, headers=name)
+        return await _export(trail.lines(wanted))
     found, number = await trail.page(wanted, limit=limit, before=before)
     return page_response(query, [_view(line) for line in found], None if number is None else str(number))
+
+
+async def _export(batches: AsyncIterator[list[dict[str, Any]]]) -> Response:
+    """The first lines are read before anything is answered, so that what keeps them from being read is an answer too.
+    Where it fails later the connection breaks: an export that ends well is whole.
+    """
+    first: list[dict[str, Any]] = await anext(batches, [])
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield _lines(first)
+        async for found in batches:
+            yield _lines(found)
+
+    headers = {"Content-Disposition": 'attachment; filename="audit.jsonl"', "Vary": "Accept"}
+    return StreamingResponse(lines(), media_type=JSON_LINES, headers=headers)
+
+
+def _lines(found: list[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(_view(line)) + b"\n" for line in found)
 
 
 def _view(line: dict[str, Any]) -> dict[str, Any]:

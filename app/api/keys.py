@@ -15,7 +15,7 @@ from app.api.sagas import CURSOR, LIMIT, json_response, page_response
 from app.errors import Problem
 from app.filters import PAGING, Query
 from app.instants import rfc3339
-from app.keys import new_key
+from app.keys import ID, new_key
 from app.saga.fields import shown
 from app.store.sagas import new_id
 
@@ -32,6 +32,13 @@ def _view(key: Mapping[str, Any]) -> dict[str, Any]:
 
 def _no_key(key_id: str, what: str = "") -> Problem:
     return Problem(404, "key-not-found", f"There is no key {shown(key_id)}{what}.")
+
+
+def _key_id(text: str) -> str:
+    """From a path; what cannot be one names no key."""
+    if not ID.fullmatch(text):
+        raise _no_key(text)
+    return text
 
 
 async def _new_id(request: Request) -> str:
@@ -98,7 +105,7 @@ async def list_keys(request: Request, caller: MayAdminister) -> Response:
 
 @router.get("/keys/{id}", **describe("One API key", answers={200: schemas.KeyView}, problems=(404,)))
 async def show(request: Request, caller: MayAdminister, id: str) -> Response:  # noqa: A002
-    found = await house_of(request).api_keys.get(id, caller.sees)
+    found = await house_of(request).api_keys.get(_key_id(id), caller.sees)
     if found is None:
         raise _no_key(id)
     return json_response(_view(found))
@@ -120,7 +127,7 @@ async def rotate(request: Request, caller: MayAdminister, id: str) -> Response: 
     new = await _new_id(request)
     key, digest = new_key(new)
     made = await house_of(request).api_keys.rotate(
-        id, new, digest, caller, overlap_seconds=wanted.overlap, reason=wanted.reason
+        _key_id(id), new, digest, caller, overlap_seconds=wanted.overlap, reason=wanted.reason
     )
     if made is None:
         raise _no_key(id, " that still holds")
@@ -141,7 +148,7 @@ async def rotate(request: Request, caller: MayAdminister, id: str) -> Response: 
 )
 async def revoke(request: Request, caller: MayAdminister, id: str) -> Response:  # noqa: A002
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
-    gone = await house_of(request).api_keys.revoke(id, caller, reason)
+    gone = await house_of(request).api_keys.revoke(_key_id(id), caller, reason)
     if gone is None:
         raise _no_key(id)
     request.app.state.keys.forget(id)

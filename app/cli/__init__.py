@@ -34,6 +34,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "bulk": ("repair", "Do the same to every saga that a filter matches."),
         "dead-letters": ("repair", "What was given up: list it, retry it, discard it."),
         "notices": ("repair", "What a notify_url could not be told yet."),
+        "audit": ("audit", "Who changed what, and why."),
     },
     "Commands for definitions": {
         "validate": ("validate", "Check definitions, without a server."),

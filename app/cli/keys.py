@@ -1,13 +1,13 @@
 """Keys: those that open the API, and those that seal payloads at rest."""
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from app.cli.output import clean, say, table
+from app.cli.output import clean, say, say_indented, table
 from app.cli.server import Server, json_option, speaks_http
 from app.client import Answer, path_of
 from app.instants import age, moment
@@ -51,17 +51,31 @@ def create(
 @speaks_http
 def list_keys(server: Server, as_json: bool) -> None:
     """List the keys, newest first, without their secrets."""
+    found: list[dict[str, Any]] = []
+    now = datetime.now(UTC)
     for answer in server.client.pages(path_of(*KEYS), [("limit", "200")]):
         if as_json:
             say(answer.text)
-            continue
-        rows = []
-        for key in answer.items("id", "scopes"):
-            used = moment(key.get("last_used_at"))
-            seen = "never" if used is None else f"{age((answer.at - used).total_seconds())} ago"
-            rows.append((key["id"], ",".join(key["scopes"]), key.get("tenant") or "", seen, _state(key, answer.at)))
-        for line in table(("ID", "SCOPES", "TENANT", "LAST USED", ""), rows):
-            say(line)
+        found, now = [*found, *answer.items("id", "scopes")], answer.at
+    if as_json:
+        return
+    if not found:
+        say("No key was made yet.")
+        return
+    rows = [
+        (key["id"], ",".join(key["scopes"]), key.get("tenant"), _last_used(key, now), _state(key, now)) for key in found
+    ]
+    heading, *lines = table(("ID", "SCOPES", "TENANT", "LAST USED", ""), rows)
+    say(heading)
+    for line, key in zip(lines, found, strict=True):
+        say(line)
+        if key.get("note"):
+            say_indented(key["note"])
+
+
+def _last_used(key: dict[str, Any], now: datetime) -> str:
+    used = moment(key.get("last_used_at"))
+    return "never" if used is None else f"{age((now - used).total_seconds())} ago"
 
 
 def _state(key: dict[str, Any], now: datetime) -> str:

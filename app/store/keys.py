@@ -1,19 +1,39 @@
-"""API keys as they are stored: of the secret only its SHA-256. Who made, rotated or revoked one stands in the audit."""
+"""API keys as they are stored: of the secret only its SHA-256. Who made, rotated or revoked one stands in the audit.
+
+The door asks on a lane of its own: however many ids are tried, one statement at a time looks them up, and none of the
+connections that people wait for is taken.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import func, insert, or_, select, text, tuple_, update
+import orjson
+from sqlalchemy import func, insert, or_, select, tuple_, update
 
 from app.access import Caller, Scope
 from app.store.audit import AuditEntry, record
-from app.store.database import Database, to_micros, to_moment
+from app.store.coalesce import Coalescer
+from app.store.database import Connection, Database, to_micros, to_moment
 from app.store.paging import Place
 from app.store.tables import api_key as table
 from app.store.tables import of_tenant
 
-_TOUCH: Final = text("UPDATE api_key SET last_used_at = now() WHERE id = ANY(:ids)")
+USED_EVERY: Final = timedelta(minutes=1)
+"""However many processes a key is used in, its last use is written once in so long."""
+
+_READ: Final = """
+    SELECT id, digest, scopes, tenant, extract(epoch FROM expires_at - now()) AS seconds_left,
+        revoked_at IS NOT NULL AS revoked
+    FROM api_key WHERE id = ANY($1::varchar[])"""
+# A row that somebody else holds is left out: it is being touched too, or its key is about to be changed.
+_TOUCH: Final = """
+    UPDATE api_key SET last_used_at = now() WHERE id IN (
+        SELECT id FROM api_key
+        WHERE id = ANY($1::varchar[]) AND (last_used_at IS NULL OR last_used_at <= now() - $2::interval)
+        FOR UPDATE SKIP LOCKED
+    )"""
 _SHOWN: Final = (
     table.c.id,
     table.c.scopes,
@@ -27,32 +47,32 @@ _SHOWN: Final = (
     table.c.replaces,
 )
 _TIMES: Final = ("created_at", "expires_at", "revoked_at", "last_used_at")
-_SECONDS_LEFT: Final = func.extract("epoch", table.c.expires_at - func.now()).label("seconds_left")
 
 
 class ApiKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lane = database.lane()
+        self._reads = Coalescer(self._read)
 
     # --- for the door ---
 
     async def read(self, key_id: str) -> Mapping[str, Any] | None:
         """{digest, scopes, tenant, seconds_left, revoked}; `seconds_left` is None where it does not expire."""
-        statement = select(
-            table.c.digest,
-            table.c.scopes,
-            table.c.tenant,
-            _SECONDS_LEFT,
-            table.c.revoked_at.is_not(None).label("revoked"),
-        ).where(table.c.id == key_id)
-        async with self._database.connect() as connection:
-            row = (await connection.execute(statement)).mappings().one_or_none()
-        return None if row is None else {str(name): value for name, value in row.items()}
+        return await self._reads(key_id)
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        rows = await self._lane.run(lambda connection: connection.fetch(_READ, ids))
+        found = {row["id"]: {**row, "scopes": orjson.loads(row["scopes"])} for row in rows}
+        return [found.get(key_id) for key_id in ids]
 
     async def touch(self, ids: Collection[str]) -> None:
         """They were used."""
-        async with self._database.begin() as connection:
-            await connection.execute(_TOUCH, {"ids": sorted(ids)})
+
+        async def write(connection: Connection) -> None:
+            await connection.execute(_TOUCH, list(ids), USED_EVERY)
+
+        await self._lane.run(write)
 
     # --- for people ---
 

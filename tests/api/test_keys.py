@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -126,8 +127,7 @@ class TestTheDoor:
         assert (await elsewhere.find(made["key"], None)).name == f"key:{made['id']}"
         await api("DELETE", f"/admin/api/keys/{made['id']}")
         assert (await elsewhere.find(made["key"], None)).name == f"key:{made['id']}"  # within FRESH_SECONDS
-        known, read_at = elsewhere._known[made["id"]]
-        elsewhere._known[made["id"]] = known, read_at - 3
+        grow_old(elsewhere, made["id"], 3)
         with pytest.raises(Problem, match="revoked"):
             await elsewhere.find(made["key"], None)
         await elsewhere.close()
@@ -156,7 +156,7 @@ class TestTheDoor:
         made, unseen = await make(api), await make(api)
         keys = Keys(settings, house.api_keys)
         await keys.find(made["key"], None)
-        house.api_keys._database = Database("postgresql://nobody@127.0.0.1:1/none")
+        house.api_keys._lane = Database("postgresql://nobody@127.0.0.1:1/none").lane()
         known, read_at = keys._known[made["id"]]
         keys._known[made["id"]] = known, read_at - 30
         assert (await keys.find(made["key"], None)).name == f"key:{made['id']}"
@@ -166,15 +166,82 @@ class TestTheDoor:
         with pytest.raises(DatabaseUnavailable):
             await keys.find(made["key"], None)
 
-    async def test_ids_that_nobody_has_take_no_more_room_than_is_set(
-        self, settings: Settings, house: House, monkeypatch: pytest.MonkeyPatch
+    async def test_a_key_in_use_is_read_again_before_anybody_waits_for_it(
+        self, api: Client, settings: Settings, house: House
     ) -> None:
+        made, gate = await make(api), asyncio.Event()
+        gate.set()
+        asked = held(house, gate)
         keys = Keys(settings, house.api_keys)
+        await keys.find(made["key"], None)
+        grow_old(keys, made["id"], 1.5)
+        gate.clear()
+        for _ in range(3):
+            await asyncio.wait_for(keys.find(made["key"], None), 10)
+        gate.set()
+        await until(lambda: time.monotonic() - keys._known[made["id"]][1] < 1.5)
+        assert asked == [made["id"]] * 2
+        await keys.close()
+
+    async def test_what_was_read_before_a_key_was_revoked_does_not_bring_it_back(
+        self, api: Client, settings: Settings, house: House
+    ) -> None:
+        made, gate = await make(api), asyncio.Event()
+        asked = held(house, gate)
+        keys = Keys(settings, house.api_keys)
+        before = asyncio.create_task(keys.find(made["key"], None))
+        await until(lambda: asked == [made["id"]])  # it has been read, and is on its way
+        await api("DELETE", f"/admin/api/keys/{made['id']}")
+        keys.forget(made["id"])
+        gate.set()
+        await before
+        with pytest.raises(Problem, match="revoked"):
+            await keys.find(made["key"], None)
+        await keys.close()
+
+    async def test_who_tries_ids_takes_no_room_no_connections_and_no_key_from_others(
+        self, api: Client, settings: Settings, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, statements = await make(api), 0
+        run = house.api_keys._lane.run
+
+        async def counted(work: Any) -> Any:
+            nonlocal statements
+            statements += 1
+            assert house.database.engine.pool.checkedout() == 0
+            return await run(work)
+
+        house.api_keys._lane.run = counted  # type: ignore[method-assign]
         monkeypatch.setattr(module, "REMEMBERED", 10)
-        for number in range(30):
-            with pytest.raises(Problem, match="not known"):
-                await keys.find(f"{number:032x}.x", None)
-        assert len(keys._known) == 10
+        keys = Keys(settings, house.api_keys)
+        await keys.find(made["key"], None)
+        tried = (keys.find(f"{number:032x}.x", None) for number in range(60))
+        refused = await asyncio.gather(*tried, return_exceptions=True)
+        assert {type(each) for each in refused} == {Problem}
+        assert (len(keys._known), len(keys._unknown)) == (1, 10)
+        assert statements <= 3  # the key, and those that share one
+        await keys.find(made["key"], None)
+        assert statements <= 3
+        await keys.close()
+
+
+def held(house: House, gate: asyncio.Event) -> list[str]:
+    """Ids as they are read; what was found is handed on when the gate is open."""
+    read, asked = house.api_keys.read, list[str]()
+
+    async def slowly(key_id: str) -> Any:
+        found = await read(key_id)
+        asked.append(key_id)
+        await gate.wait()
+        return found
+
+    house.api_keys.read = slowly  # type: ignore[method-assign]
+    return asked
+
+
+def grow_old(keys: Keys, key_id: str, seconds: float) -> None:
+    known, read_at = keys._known[key_id]
+    keys._known[key_id] = known, read_at - seconds
 
 
 async def test_when_it_was_used_is_written_beside_the_requests(api: Client) -> None:
@@ -187,6 +254,44 @@ async def test_when_it_was_used_is_written_beside_the_requests(api: Client) -> N
         return (await api.get(f"/admin/api/keys/{made['id']}")).json["last_used_at"] is not None
 
     await until(told)
+
+
+async def test_the_last_use_is_written_once_a_minute_by_however_many_processes(
+    api: Client, house: House, database: asyncpg.Connection
+) -> None:
+    made, last_used_at = await make(api), "SELECT last_used_at FROM api_key"
+    await house.api_keys.touch([made["id"]])
+    first = await database.fetchval(last_used_at)
+    await house.api_keys.touch([made["id"]])
+    assert await database.fetchval(last_used_at) == first
+    await database.execute("UPDATE api_key SET last_used_at = now() - interval '61 s'")
+    async with database.transaction():
+        await database.execute("SELECT 1 FROM api_key FOR UPDATE")
+        await asyncio.wait_for(house.api_keys.touch([made["id"]]), 10)  # waits for nobody who holds a row
+        assert await database.fetchval(last_used_at) < first
+    await house.api_keys.touch([made["id"]])
+    assert await database.fetchval(last_used_at) > first
+
+
+async def test_a_use_that_comes_while_others_are_written_is_written_too(
+    api: Client, settings: Settings, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0)
+    gate, told, touch = asyncio.Event(), list[str](), house.api_keys.touch
+
+    async def slowly(ids: Any) -> None:
+        told.extend(ids)
+        await gate.wait()
+        await touch(ids)
+
+    house.api_keys.touch = slowly  # type: ignore[method-assign]
+    one, two, keys = await make(api), await make(api), Keys(settings, house.api_keys)
+    await keys.find(one["key"], None)
+    await until(lambda: told == [one["id"]])
+    await keys.find(two["key"], None)
+    gate.set()
+    await until(lambda: told == [one["id"], two["id"]])
+    await keys.close()
 
 
 class TestRotation:
@@ -209,11 +314,18 @@ class TestRotation:
         left = await database.fetchval("SELECT expires_at - now() FROM api_key WHERE id = $1", old["id"])
         assert 3500 < left.total_seconds() <= 3600
 
-    async def test_without_an_overlap_the_old_one_ends_at_once(self, api: Client) -> None:
+    @pytest.mark.parametrize("overlap", [0, "0", "0s"])
+    async def test_without_an_overlap_the_old_one_ends_at_once(self, api: Client, overlap: Any) -> None:
         old = await make(api)
         assert (await opens(api, old["key"])).status == 200
-        new = (await api.post(f"/admin/api/keys/{old['id']}/rotate", {"overlap": 0})).json
+        new = (await api.post(f"/admin/api/keys/{old['id']}/rotate", {"overlap": overlap})).json
         assert [(await opens(api, key)).status for key in (old["key"], new["key"])] == [401, 200]
+
+    @pytest.mark.parametrize("overlap", [-1, "soon", "99999999d", None, True])
+    async def test_an_overlap_that_is_none_is_refused(self, api: Client, overlap: Any) -> None:
+        old = await make(api)
+        answer = await api.post(f"/admin/api/keys/{old['id']}/rotate", {"overlap": overlap})
+        assert (answer.status, answer.code, answer.paths) == (422, "body-invalid", ["overlap"])
 
     async def test_an_overlap_does_not_lengthen_a_life(self, api: Client) -> None:
         old = await make(api, expires_in="1h")
@@ -282,6 +394,21 @@ class TestAudit:
         lines = [orjson.loads(line) for line in answer.content.splitlines()]
         assert lines == await self.lines(api)
         assert len(lines) == 5
+        accepted = await api.get("/admin/api/audit?limit=1", Accept="application/jsonl")
+        assert accepted.content == answer.content
+        page = await api.get("/admin/api/audit?format=json", Accept="application/jsonl")
+        assert page.json["items"] == lines
+
+    async def test_an_export_of_nothing_is_empty(self, api: Client) -> None:
+        answer = await api.get("/admin/api/audit?format=jsonl&actor=user:nobody")
+        assert (answer.status, answer.content) == (200, b"")
+
+    async def test_an_export_that_cannot_begin_is_told_so(
+        self, api: Client, app_state: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(app_state.house.audit, "_database", Database("postgresql://nobody@127.0.0.1:1/none"))
+        answer = await api.get("/admin/api/audit?format=jsonl")
+        assert (answer.status, answer.code) == (503, "database-unavailable")
 
     async def test_the_history_of_a_saga_says_who_began_it(self, api: Client) -> None:
         await api.put("/services/shop", {"url": "http://127.0.0.1:9"})

@@ -6,7 +6,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.access import SCOPES, of_key
 from app.settings import Settings
 from tests.api.conftest import World
 from tests.participant import closed_port
@@ -200,13 +199,34 @@ class TestWhatIsDone:
             answer = await orders.api.post(f"/admin/api/notices/{notice_id}/{action}", {"reason": "a test"})
             assert (answer.status, answer.code) == (404, "notice-not-found")
 
-    async def test_another_tenant_neither_sees_nor_touches_it(self, orders: World, settings: Settings) -> None:
-        notice = await failing(orders)
-        connection = await asyncpg.connect(settings.database_url)
-        await connection.execute("UPDATE notice SET tenant = 'other'")
-        await connection.close()
-        theirs, ours = of_key("theirs", SCOPES, "other"), of_key("ours", SCOPES, "mine")
-        assert [len((await orders.worker.notices.page(who.sees, limit=9))[0]) for who in (theirs, ours)] == [1, 0]
-        assert await orders.worker.notices.send_again(notice["id"], ours, "a test") is None
-        assert await orders.worker.notices.discard(notice["id"], ours, "a test") is None
-        assert await orders.worker.notices.discard(notice["id"], theirs, "a test") is not None
+    async def test_another_tenant_neither_sees_nor_touches_it(self, orders: World) -> None:
+        ours, theirs = [await tenant_key(orders, tenant) for tenant in ("ours", "theirs")]
+        body = {"saga": "order", "input": {}, "notify_url": f"http://127.0.0.1:{closed_port()}/told"}
+        saga = (await orders.api.post("/sagas", body, Idempotency_Key="one", key=ours)).json
+        await orders.run(saga["id"])
+        orders.worker.courier.wake()
+        found = "/admin/api/notices?status=failing"
+        await until(lambda: listed(orders, found, ours))
+        (notice,) = (await orders.api.get(found, key=ours)).json["items"]
+        assert not await listed(orders, "/admin/api/notices", theirs)
+        for action in ("retry", "discard"):
+            path = f"/admin/api/notices/{notice['id']}/{action}"
+            answer = await orders.api.post(path, {"reason": "a test"}, key=theirs)
+            assert (answer.status, answer.code) == (404, "notice-not-found")
+        (still,) = (await orders.api.get("/admin/api/notices", key=ours)).json["items"]
+        assert (still["id"], still["status"]) == (notice["id"], "failing")
+        gone = await orders.api.post(f"/admin/api/notices/{notice['id']}/discard", {"reason": "they know"}, key=ours)
+        assert gone.status == 200
+        trail = "/admin/api/audit?action=discard-notice"
+        assert [await listed(orders, trail, key) for key in (ours, theirs)] == [True, False]
+
+
+async def tenant_key(world: World, tenant: str) -> str:
+    answer = await world.api.post("/admin/api/keys", {"scopes": ["admin"], "tenant": tenant})
+    assert answer.status == 201, answer.content
+    key: str = answer.json["key"]
+    return key
+
+
+async def listed(world: World, path: str, key: str) -> bool:
+    return bool((await world.api.get(path, key=key)).json["items"])

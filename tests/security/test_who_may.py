@@ -6,6 +6,7 @@ A route without a row fails, and so does a row without a route.
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from app.main import ROUTERS
 from app.settings import Settings
 from tests.api.conftest import ONCE, Answer, Client, World
-from tests.participant import answers
+from tests.participant import ACCEPTED, answers
 
 from .conftest import Browser
 
@@ -240,6 +241,22 @@ class TestTenants:
         assert [(await api.post("/admin/api/bulk", matched)).json["matched"] for api in two] == [1, 0]
         exported = await theirs.get("/admin/api/audit?format=jsonl")
         assert saga_id.encode() not in exported.content
+
+    async def test_a_callback_is_opened_by_its_token_whoever_brings_it_and_shows_nothing(
+        self, world: World, two: tuple[Client, Client]
+    ) -> None:
+        ours, theirs = two
+        world.participant.on("reserve", ACCEPTED)
+        saga_id = (await ours.post("/sagas", {"saga": "order", "input": {}}, Idempotency_Key="one")).json["id"]
+        await world.run(saga_id)
+        (asked,) = world.participant.requests("reserve", saga_id=saga_id)
+        path = urlsplit(asked.headers["Saga-Callback-Url"]).path
+        forged = await theirs.post(path[:-1] + ("A" if path[-1] != "A" else "B"), {"status": "succeeded"})
+        assert (forged.status, forged.code) == (404, "token-unknown")
+        answer = await theirs.post(path, {"status": "succeeded", "output": {"by": "them"}})
+        assert (answer.status, answer.json) == (200, {"accepted": True, "repeated": False})
+        assert (await theirs.get(f"/sagas/{saga_id}")).status == 404
+        assert (await ours.get(f"/sagas/{saga_id}")).json["steps"][0]["state"] == "SUCCEEDED"
 
     async def test_a_tenants_admin_makes_keys_of_its_own_tenant_only(self, two: tuple[Client, Client]) -> None:
         ours, theirs = two
