@@ -158,7 +158,8 @@ async def test_nonsense_gets_a_page_and_no_500(shop: World, browser: Browser):
     assert (await browser.get(f"/admin/sagas/{saga_id}/input/none")).status == 409
     assert (await browser.get(f"/admin/sagas/{saga_id}/input/reserve")).status == 409
     assert (await browser.get(f"/admin/sagas/{saga_id}?done=%3Cb%3E")).status == 200
-    wrong = await shop.api("POST", f"/admin/sagas/{saga_id}/do/retry", {"seq": seq}, Content_Type="application/json")
+    headers = {**browser.headers, "Content-Type": "application/json"}
+    wrong = await shop.api("POST", f"/admin/sagas/{saga_id}/do/retry", {"seq": seq}, key=None, **headers)
     assert wrong.status == 415
     assert not await audited(shop)
 
@@ -171,7 +172,7 @@ async def test_an_input_is_edited_its_difference_shown_and_then_applied(shop: Wo
     page = (await browser.get(f"/admin/sagas/{saga_id}")).page
     link = page.one("a", href=f"/admin/sagas/{saga_id}/input/charge")
     assert link.text == "Edit and retry"
-    edit = (await browser.get(link["href"])).page
+    edit = (await browser.get(link["href"])).main
     assert '"amount": 5' in edit.one("textarea").text
     preview = await browser.send(edit.one("form"), input='{"amount": 4, "by": "card"}')
     assert [line.text for line in preview.page.one("div", "diff").all("div", "del")] == ['- "amount": 5,']
@@ -191,7 +192,7 @@ async def test_an_input_is_edited_its_difference_shown_and_then_applied(shop: Wo
 
 async def test_an_unknown_outcome_has_to_be_settled_by_who_edits(shop: World, browser: Browser):
     saga_id = await waiting(shop)
-    edit = (await browser.get(f"/admin/sagas/{saga_id}/input/charge")).page
+    edit = (await browser.get(f"/admin/sagas/{saga_id}/input/charge")).main
     preview = await browser.send(edit.one("form"), input="{}")
     form = next(form for form in preview.main.all("form") if form["action"].endswith("/do/retry"))
     refused = await browser.send(form, reason="x")
