@@ -316,7 +316,7 @@ async def moved(request: Request, visitor: Visiting, id: str) -> Response:  # no
     async def stamp() -> str:
         return str((await house.engine.load(saga_id, sees)).state.seq)
 
-    return live.stream(request, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)
+    return live.stream(request, visitor, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)
 
 
 # --- what is done -----------------------------------------------------------------------------------------------
