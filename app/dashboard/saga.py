@@ -18,11 +18,11 @@ from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from app import strict_json
-from app.access import Right, role_for
+from app.access import Right
 from app.dashboard import live
 from app.dashboard.access import Posted, Posting, Visiting, Visitor, house_of, refuse_without
 from app.dashboard.attempts import Attempt, attempts_of, line_of
-from app.dashboard.pages import Page, curl, page, pretty
+from app.dashboard.pages import Page, curl, page, pretty, role_needed
 from app.dashboard.rows import progress_of
 from app.engine import now_of
 from app.errors import Problem
@@ -274,7 +274,7 @@ def _offered(visitor: Visitor, saga: Saga) -> list[Offered]:
         )
         why = _why_not(refusal) if allowed or refusal is not None else None
         if why is None and not allowed:
-            why = f"This needs the role `{role_for(Right.OPERATE)}`."
+            why = role_needed(Right.OPERATE)
         body: dict[str, Any] = {"reason": "…"}
         if ACTIONS[name].of_step and steps:
             body["step"] = steps[0]
