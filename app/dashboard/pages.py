@@ -143,7 +143,7 @@ def curl(method: str, path: str, body: Any = None, **headers: str) -> str:
 
 def role_needed(right: Right) -> str:
     """To somebody who lacks it."""
-    return f"This needs the role `{role_for(right)}`."
+    return f"This needs the role {role_for(right)}."
 
 
 environment: Final = Environment(

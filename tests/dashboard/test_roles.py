@@ -7,7 +7,7 @@ from tests.dashboard.conftest import Browser, Element
 from tests.participant import BUSY
 
 WORDS = "the words of somebody"
-NEEDED = "This needs the role `operator`."
+NEEDED = "This needs the role operator."
 
 
 @pytest.fixture
