@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-quick check up bench format lock migration clean
+.PHONY: help setup demo test test-browser screenshots test-quick check up bench format lock migration clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test: $(READY) ## all tests, with embedded PostgreSQL and Valkey
 test-browser: $(READY) ## the dashboard in a real browser (Debian's Chromium; pictures in artifacts/screenshots)
 	@$(BIN)/python -m pytest -q tests/browser
 
+screenshots: $(READY) ## the pictures of the dashboard in the README, made anew
+	@$(BIN)/python -m scripts.screenshots
+
 test-quick: $(READY) ## the tests that take no processes: a minute
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 tests/law tests/api tests/cli tests/participants tests/kit
 
@@ -49,7 +52,9 @@ format: $(READY) ## format, and mend what the linter can
 
 bench: $(READY) ## sagas per second, latency, CPU and memory, and the cost of the barrier, as JSON lines
 	@$(BIN)/python -m benchmarks.order
+	@$(BIN)/python -m benchmarks.access
 	@$(BIN)/python -m benchmarks.listing
+	@$(BIN)/python -m benchmarks.pages
 	@$(BIN)/python -m benchmarks.beside
 	@$(BIN)/python -m benchmarks.barrier
 

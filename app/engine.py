@@ -12,7 +12,7 @@ once, with one key.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -37,6 +37,7 @@ from app.saga.messages import (
     Happened,
     Message,
     Outcome,
+    Record,
     RecordType,
     Refusal,
     Request,
@@ -81,6 +82,8 @@ class Submission:
     traceparent: str | None = None
     restarted_from: str | None = None
     audit: AuditEntry | None = None
+    by: str | None = None
+    """Who asks for it; told by the first line of the saga's history."""
 
 
 class Engine:
@@ -126,7 +129,7 @@ class Engine:
             definition=submission.definition,
             version=submission.version,
             state=transition.state,
-            records=transition.records,
+            records=_begun_by(transition, submission.by),
             payloads={INPUT: submission.input},
             labels=submission.labels,
             traceparent=submission.traceparent,
@@ -359,6 +362,12 @@ class Engine:
             if self._admitting is None:
                 self._admitting = asyncio.create_task(self._admit_wanted())
         observability.transition(saga.definition, saga.state, transition)
+
+
+def _begun_by(transition: Transition, by: str | None) -> Sequence[Record]:
+    """The history of a new saga says who began it; a line in the audit trail for each would double its writes."""
+    first, *rest = transition.records
+    return transition.records if by is None else (replace(first, data={**first.data, "by": by}), *rest)
 
 
 def _write_of(

@@ -21,9 +21,11 @@ from app.people.users import Users
 from app.recent import Recent
 from app.relay import Courier, Relay
 from app.settings import Settings
+from app.store.audit import AuditTrail
 from app.store.database import Database
 from app.store.definitions import Definitions
 from app.store.events import Events
+from app.store.keys import ApiKeys
 from app.store.letters import Letters
 from app.store.listing import Listing
 from app.store.notices import Notices
@@ -65,6 +67,8 @@ class House:
     participants: Participants | None
     logins: Logins
     users: Users
+    api_keys: ApiKeys
+    audit: AuditTrail
     oidc: "Oidc | None"
     """Where an issuer is set."""
 
@@ -112,6 +116,8 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             participants,
             logins,
             Users(database, passwords, logins),
+            ApiKeys(database),
+            AuditTrail(database),
             _oidc(settings),
         )
     finally:

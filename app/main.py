@@ -20,6 +20,7 @@ from app.api import (
     callbacks,
     definitions,
     events,
+    keys,
     letters,
     notices,
     operations,
@@ -29,7 +30,6 @@ from app.api import (
     services,
     users,
 )
-from app.api.dependencies import Keys
 from app.api.limiter import RateLimit
 from app.api.operations import Scrapes
 from app.api.waiting import Waiting
@@ -38,6 +38,7 @@ from app.dashboard.access import send_to_the_login
 from app.errors import DatabaseUnavailable
 from app.house import House, open_house
 from app.input_schema import InputSchemas
+from app.keys import Keys
 from app.observability import log
 from app.registration import RegistrationFailed, read_folder, register_folder
 from app.settings import Settings, get_settings
@@ -53,6 +54,7 @@ ROUTERS: Final = (
     letters.router,
     notices.router,
     audit.router,
+    keys.router,
     users.router,
     operations.router,
 )
@@ -67,7 +69,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
         ours = settings or get_settings()
         async with open_house(ours) as house:
             state = app.state
-            state.house, state.keys, state.schemas = house, Keys(ours), InputSchemas()
+            state.house, state.keys, state.schemas = house, Keys(ours, house.api_keys), InputSchemas()
             state.reading = asyncio.Semaphore()
             state.waiting, state.scrapes = Waiting(house.sagas, ours.redis_url), Scrapes(house)
             state.registering, state.rate_limit = Registering(house), RateLimit(ours)
@@ -79,6 +81,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
                 await state.registering.close()
                 await state.rate_limit.close()
                 await state.waiting.close()
+                await state.keys.close()
 
     app = FastAPI(
         lifespan=lifespan,

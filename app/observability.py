@@ -47,6 +47,7 @@ step_duration: Final = Histogram(
     buckets=STEP_SECONDS,
 )
 events: Final = Counter("saga_events", "Events that the tracker has dealt with", ["event", "result"])
+requests: Final = Counter("saga_api_requests", "Requests of known callers", ["tenant", "route", "method", "status"])
 sweeps: Final = Counter("saga_sweep", "Sweeps, and what they found", ["result"])
 
 
@@ -119,6 +120,11 @@ def event(event_type: str, result: str) -> None:
     events.labels(event_type, result).inc()
 
 
+def request(tenant: str, route: str, method: str, status: int) -> None:
+    """`route`: its template, not the path that was asked for."""
+    requests.labels(tenant, route, method, str(status)).inc()
+
+
 def swept(counts: dict[str, int]) -> None:
     for result, count in counts.items():
         if count:
@@ -177,3 +183,16 @@ def serve_metrics(settings: Settings) -> None:
         log.info("metrics of this worker: http://%s:%d/metrics", settings.host, port)
         return
     log.warning("no port from %d on is free: this worker's metrics are not served", settings.worker_metrics_port)
+
+
+def of_tenant(content: bytes, tenant: str) -> bytes:
+    """Of Prometheus text, the series that carry the label of one tenant."""
+    label = f'tenant="{tenant}"'
+    names = ("saga_api_requests_total", "saga_api_requests_created")
+    kept = [
+        line
+        for line in content.decode().splitlines()
+        if (line.startswith("# ") and line.split(" ")[2] in {*names, "saga_api_requests"})
+        or (line.startswith(names) and label in line)
+    ]
+    return "".join(f"{line}\n" for line in kept).encode()

@@ -198,6 +198,7 @@ class Operator:
             timeout_seconds=await self._timeout_given(old),
             notify_url=old.notify_url,
             restarted_from=old.id,
+            by=self.caller.name,
         )
         return await self._start_with_free_key(old, submission, reason)
 

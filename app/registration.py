@@ -21,6 +21,7 @@ from app.saga.fields import Fault, Faults, Fields, of_type, or_nothing, shown, w
 from app.saga.jsonable import text_fault
 from app.saga.service import Service
 from app.saga.yaml12 import YamlInvalid, load_yaml
+from app.store.audit import AuditEntry
 from app.store.definitions import Definitions
 from app.store.services import Services
 from saga_participant.events import LONGEST_NAME_BYTES
@@ -306,11 +307,17 @@ async def register_folder(path: Path, definitions: Definitions, services: Servic
     changed = []
     for service in folder.services.values():
         if known.get(service.name) != service:
-            await services.put(service)
+            await services.put(service, _of_files("put-service", f"service/{service.name}"))
             changed.append(service.name)
     new = []
     for definition in found:
-        version, created = await definitions.register(definition)
+        version, created = await definitions.register(
+            definition, _of_files("put-definition", f"definition/{definition.name}")
+        )
         if created:
             new.append(f"{definition.name} v{version}")
     return changed, new
+
+
+def _of_files(action: str, subject: str) -> AuditEntry:
+    return AuditEntry("house:files", action, None, None, None, subject=subject)

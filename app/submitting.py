@@ -160,6 +160,7 @@ async def make_submission(
         start_at=start_at,
         notify_url=request.notify_url,
         traceparent=trace,
+        by=caller.name,
     )
 
 

@@ -32,6 +32,7 @@ from benchmarks import many
 from benchmarks.order import definition, free_port, wait_until_ready
 
 KEY = "bench.key"
+PASSWORD = "of a benchmark"
 
 
 @contextlib.contextmanager
@@ -50,6 +51,7 @@ def api() -> Iterator[tuple[str, Settings]]:
             "SAGA_REDIS_URL": valkey.url,
             "SAGA_BOOTSTRAP_API_KEY": KEY,
             "SAGA_SECRET_KEY": "of a benchmark",
+            "SAGA_ADMIN_PASSWORD": PASSWORD,
         }
         process = subprocess.Popen([sys.executable, "-m", "app.cli", "api", "--port", str(port)], env=environment)
         try:

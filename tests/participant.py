@@ -12,7 +12,8 @@ takes effect after its compensation.
         assert participant.standing(saga_id) == ["reserve", "charge"]
 
 A process of its own: `python -m tests.participant [PORT]` prints its address, answers `GET /ledger`, and takes
-`POST /script` with {step, operation?, saga_id?, behaviours: [names of this module's constants]}.
+`POST /script` with {step, operation?, saga_id?, behaviours: [names of this module's constants, or HELD: a request that
+waits, and is then done]}. `POST /let-go` lets everything go on that waits.
 """
 
 import asyncio
@@ -155,6 +156,7 @@ class Participant:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/ledger", participant._ledger)
         app.router.add_post("/script", participant._script)
+        app.router.add_post("/let-go", participant._let_go)
         app.router.add_post("/{path:.*}", participant._handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
         await runner.setup()
@@ -317,9 +319,14 @@ class Participant:
 
     async def _script(self, request: web.Request) -> web.Response:
         told = await request.json()
-        behaviours = [globals()[name] for name in told["behaviours"]]
+        behaviours = [Behaviour(hold=Hold()) if name == "HELD" else globals()[name] for name in told["behaviours"]]
         operation, saga_id = told.get("operation", ACTION), told.get("saga_id")
         self.on(told["step"], *behaviours, operation=operation, saga_id=saga_id)
+        return web.Response(status=204)
+
+    async def _let_go(self, _: web.Request) -> web.Response:
+        for hold in self._holds:
+            hold.release()
         return web.Response(status=204)
 
 

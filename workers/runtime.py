@@ -66,9 +66,11 @@ class Runtime:
             ]
             opened.set_result(None)
             await self._stopping.wait()
-            for task in beside:
-                task.cancel()
-            await asyncio.wait(beside)
+            # More than once: asyncio.wait_for of Python 3.11, which redis-py uses, can swallow a cancellation.
+            while waiting := [task for task in beside if not task.done()]:
+                for task in waiting:
+                    task.cancel()
+                await asyncio.wait(waiting, timeout=1)
 
     def _facts(self) -> dict[str, Any]:
         """What this worker says of itself (`app.alive`)."""

@@ -20,6 +20,7 @@ from app.saga.fields import Fault, shown
 from app.saga.plan import plan
 from app.saga.yaml12 import YamlInvalid, load_yaml
 from app.settings import Settings
+from app.store.audit import AuditEntry
 from app.store.database import to_micros
 from app.submitting import find_definition
 
@@ -119,9 +120,10 @@ async def show(request: Request, _: MayRead, name: str) -> Response:
         },
     ),
 )
-async def put(request: Request, _: MayDefine, name: str) -> Response:
+async def put(request: Request, caller: MayDefine, name: str) -> Response:
     definition = await _checked(request, name)
-    version, created = await house_of(request).definitions.register(definition)
+    audit = AuditEntry(caller.name, "put-definition", None, None, None, caller.address, f"definition/{name}")
+    version, created = await house_of(request).definitions.register(definition, audit, caller.tenant)
     view = {"name": name, "version": version, "created": created, "definition": to_document(definition)}
     return json_response(view, 201 if created else 200, {"Location": f"/definitions/{name}?version={version}"})
 

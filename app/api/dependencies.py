@@ -1,7 +1,5 @@
 """What the routes ask for: the house, the caller, a body of bounded size."""
 
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
@@ -11,11 +9,11 @@ from pydantic_core import ErrorDetails
 
 from app import access, strict_json
 from app.access import Caller, Right
-from app.errors import MAX_FAULTS, Problem, too_large
+from app.errors import MAX_FAULTS, DatabaseUnavailable, Problem, too_large
 from app.filters import uuid
 from app.house import House
+from app.keys import Keys, unauthorized
 from app.people import visits
-from app.settings import Settings
 from app.store.sagas import Saga
 
 ENVELOPE_BYTES: Final = 65_536
@@ -31,35 +29,12 @@ def house_of(request: Request) -> House:
 # --- who asks ---------------------------------------------------------------------------------------------------
 
 
-class Keys:
-    """Who stands behind a key. Keys are compared by their digests, in constant time."""
-
-    def __init__(self, settings: Settings) -> None:
-        secret = settings.bootstrap_api_key
-        self._bootstrap = (
-            None if secret is None or not secret.get_secret_value() else _digest(secret.get_secret_value())
-        )
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is no key at all that could open anything."""
-        return self._bootstrap is None
-
-    async def find(self, key: str, address: str | None) -> Caller | None:
-        if self._bootstrap is not None and hmac.compare_digest(_digest(key), self._bootstrap):
-            return access.of_key("bootstrap", access.SCOPES, access.NO_TENANT, address)
-        return None
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
-
-
 def needs(right: Right | None) -> Callable[[Request], Awaitable[Caller]]:
     """The dependency of a route that asks for this right; None: of anybody whom we know."""
 
     async def authenticate(request: Request) -> Caller:
         caller = await _caller(request)
+        request.state.caller = caller
         request.app.state.rate_limit.take(request, caller)
         if right is not None and not caller.may(right):
             raise _right_missing(caller, right)
@@ -85,21 +60,13 @@ async def _caller(request: Request, *, again: bool = False) -> Caller:
 
 
 async def _caller_by_key(request: Request) -> Caller:
-    keys: Keys = request.app.state.keys
     kind, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
     if kind.lower() != "bearer" or not key:
-        advice = (
-            "No key is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again."
-            if keys.missing
-            else "Send your API key as `Authorization: Bearer KEY`, or log in at /admin/login."
-        )
-        raise _unauthorized(f"This needs an API key. {advice}")
-    caller = await keys.find(key, address_of(request))
-    if caller is None:
-        advice = " None is configured: set SAGA_BOOTSTRAP_API_KEY and start the API again." if keys.missing else ""
-        raise _unauthorized(f"The API key is not known.{advice}", ' error="invalid_token"')
-    return caller
+        detail = "This needs an API key. Send yours as `Authorization: Bearer KEY`, or log in at /admin/login."
+        raise unauthorized(detail, known=False)
+    keys: Keys = request.app.state.keys
+    return await keys.find(key, address_of(request))
 
 
 def _right_missing(caller: Caller, right: Right) -> Problem:
@@ -110,6 +77,16 @@ def _right_missing(caller: Caller, right: Right) -> Problem:
         )
     scope = access.scope_for(right)
     return Problem(403, "scope-missing", f"This needs a key with the scope `{scope}`.", scope=scope)
+
+
+async def who_asks(request: Request) -> Caller | None:
+    """Of a route that needs no key: whose key it was given all the same, None where that is nobody's."""
+    if "authorization" not in request.headers:
+        return None
+    try:
+        return await _caller_by_key(request)
+    except (Problem, DatabaseUnavailable):
+        return None
 
 
 async def may_still(request: Request, caller: Caller, right: Right) -> bool:
@@ -123,10 +100,6 @@ async def may_still(request: Request, caller: Caller, right: Right) -> bool:
 
 def address_of(request: Request) -> str | None:
     return None if request.client is None else request.client.host
-
-
-def _unauthorized(detail: str, more: str = "") -> Problem:
-    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": f'Bearer realm="saga"{more}'})
 
 
 Anybody: TypeAlias = Annotated[Caller, Depends(needs(None))]

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from app import observability
 from app.api import schemas
-from app.api.dependencies import house_of
+from app.api.dependencies import house_of, who_asks
 from app.api.openapi import describe, document
 from app.api.sagas import json_response
 from app.errors import DatabaseUnavailable, Problem
@@ -161,11 +161,19 @@ def _gauges(found: Gauges) -> list[Metric]:
 
 @router.get(
     "/metrics",
-    **describe("Metrics, as Prometheus reads them", answers={200: "text/plain"}, is_open=True),
+    **describe(
+        "Metrics, as Prometheus reads them",
+        "Asked with a key of a tenant, only what is labelled with that tenant.",
+        answers={200: "text/plain"},
+        is_open=True,
+    ),
 )
 async def metrics(request: Request) -> Response:
     scrapes: Scrapes = request.app.state.scrapes
     content = observability.exposition(await scrapes.registry())
+    caller = await who_asks(request)
+    if caller is not None and caller.sees is not None:
+        content = observability.of_tenant(content, caller.sees)
     return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

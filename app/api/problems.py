@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import observability
 from app.errors import DatabaseUnavailable, Problem
 from app.observability import log
 from app.store.database import caused_by
@@ -89,6 +90,7 @@ class UnexpectedErrors:
             nonlocal started
             if not started:
                 started = True
+                _count(scope, message["status"])
                 if more := scope.get(ANSWER_HEADERS):
                     message["headers"] = [*message["headers"], *more]
             await send(message)
@@ -104,6 +106,12 @@ class UnexpectedErrors:
                 log.exception("%s %s failed", scope["method"], scope["path"])
                 problem = internal_error()
             await respond(problem)(scope, receive, send)
+
+
+def _count(scope: Scope, status: int) -> None:
+    caller, route = scope.get("state", {}).get("caller"), scope.get("route")
+    if caller is not None and route is not None:
+        observability.request(caller.tenant, route.path, scope["method"], status)
 
 
 async def _problem(_: Request, error: Exception) -> Response:

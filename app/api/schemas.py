@@ -16,9 +16,10 @@ from pydantic import (
     RootModel,
     StringConstraints,
     WithJsonSchema,
+    field_validator,
 )
 
-from app.access import Role
+from app.access import Role, Scope
 from app.engine import SOURCE
 from app.instants import parse_instant
 from app.saga.definition import MAX_STEPS
@@ -29,6 +30,8 @@ from app.submitting import LABEL, check_labels
 from saga_participant.events import COMPENSATION_REQUESTED, LONGEST_NAME_BYTES
 
 MAX_REASON: Final = 2000
+DAY_SECONDS: Final = 86_400.0
+MAX_LIFE_SECONDS: Final = 36_525 * DAY_SECONDS
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
 
 Duration = Annotated[
@@ -590,12 +593,14 @@ class BulkView(View):
 
 class AuditView(View):
     at: Time
-    actor: str
+    actor: str = Field(description="`key:ID`, `user:NAME`, or `house:files`")
     action: str
     saga_id: str | None
+    subject: str | None = Field(description="What it was done to, where that is no saga: `definition/order`")
     reason: str | None
     before: Any
     after: Any
+    address: str | None = Field(description="Where the request came from")
 
 
 class AuditPage(View):
@@ -682,3 +687,63 @@ class MeView(View):
     tenant: str = Field(description="What is started belongs to it; empty: to none")
     every_tenant: bool = Field(description="Whether what belongs to others is seen")
     csrf_token: str | None = Field(description="Of the session: for `X-CSRF-Token`")
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+class KeyRequest(Body):
+    """A new key."""
+
+    scopes: list[Scope] = Field(min_length=1, max_length=10, examples=[["start", "read"]])
+    tenant: str | None = Field(
+        None,
+        pattern=f"^{TENANT}$",
+        description="What is started with it belongs to that tenant, and nothing else is seen. Null: the caller's own",
+    )
+    expires_in: Duration | None = Field(None, description="From now; null: never", examples=["90d"])
+    note: Text | None = Field(None, description="What it is for")
+    reason: Text | None = None
+
+    @field_validator("expires_in")
+    @classmethod
+    def _some_time(cls, given: float | None) -> float | None:
+        if given is not None and not 0 < given <= MAX_LIFE_SECONDS:
+            raise ValueError("must be more than nothing and at most 100 years")
+        return given
+
+
+class RotateRequest(Body):
+    overlap: Duration | Literal[0] = Field(
+        DAY_SECONDS, description="So long the old key goes on; 0: it ends at once", examples=["1d"]
+    )
+    reason: Text | None = None
+
+    @field_validator("overlap")
+    @classmethod
+    def _not_long(cls, given: float) -> float:
+        if not 0 <= given <= MAX_LIFE_SECONDS:
+            raise ValueError("must be at most 100 years")
+        return given
+
+
+class KeyView(View):
+    id: str = Field(examples=["01a217ba00007000800000000000abcd"])
+    scopes: list[Scope]
+    tenant: str = Field(description="Empty: none")
+    note: str | None
+    created_at: Time
+    created_by: str
+    expires_at: Time | None
+    revoked_at: Time | None
+    last_used_at: Time | None = Field(description="To within a minute")
+    replaces: str | None = Field(description="The key in whose place it was made")
+
+
+class KeyMade(KeyView):
+    key: str = Field(description="`id.secret`; it is shown this once")
+
+
+class KeyPage(View):
+    items: list[KeyView]
+    next_cursor: str | None

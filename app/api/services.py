@@ -1,7 +1,5 @@
 """Services: who takes part. Their secrets and the values of their headers never leave."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -12,27 +10,16 @@ from app.api.sagas import json_response
 from app.errors import Problem
 from app.registration import ServiceInvalid, check_service
 from app.saga.fields import shown
-from app.saga.service import Service
+from app.store.audit import AuditEntry
+from app.store.services import without_secrets
 
 router = APIRouter(tags=["services"])
-
-
-def _view(service: Service) -> dict[str, Any]:
-    return {
-        "name": service.name,
-        "url": service.url,
-        "python": service.python,
-        "headers": sorted(service.headers),
-        "max_in_flight": service.max_in_flight,
-        "signed": bool(service.secrets),
-        "subscribes": service.subscribes,
-    }
 
 
 @router.get("/services", **describe("All services, by name", answers={200: schemas.ServiceList}))
 async def list_services(request: Request, _: MayRead) -> Response:
     found = await house_of(request).services.read()
-    return json_response({"items": [_view(service) for service in found.values()]})
+    return json_response({"items": [without_secrets(service) for service in found.values()]})
 
 
 @router.get("/services/{name}", **describe("One service", answers={200: schemas.ServiceView}, problems=(404,)))
@@ -40,7 +27,7 @@ async def show(request: Request, _: MayRead, name: str) -> Response:
     found = (await house_of(request).services.read()).get(name)
     if found is None:
         raise Problem(404, "service-not-found", f"There is no service {shown(name)}.")
-    return json_response(_view(found))
+    return json_response(without_secrets(found))
 
 
 @router.put(
@@ -54,7 +41,7 @@ async def show(request: Request, _: MayRead, name: str) -> Response:
         links={"get_services_name": {"name": "$response.body#/name"}},
     ),
 )
-async def put(request: Request, _: MayDefine, name: str) -> Response:
+async def put(request: Request, caller: MayDefine, name: str) -> Response:
     body = await read_json(request)
     if not isinstance(body, dict):
         checked(schemas.ServiceRequest, body)
@@ -63,5 +50,6 @@ async def put(request: Request, _: MayDefine, name: str) -> Response:
     except ServiceInvalid as error:
         detail = "The service is not as it should be: see `errors`."
         raise Problem(422, "service-invalid", detail, errors=error.errors) from None
-    created = await house_of(request).services.put(service)
-    return json_response(_view(service), 201 if created else 200, {"Location": f"/services/{name}"})
+    audit = AuditEntry(caller.name, "put-service", None, None, None, caller.address, f"service/{name}")
+    created = await house_of(request).services.put(service, audit, caller.tenant)
+    return json_response(without_secrets(service), 201 if created else 200, {"Location": f"/services/{name}"})

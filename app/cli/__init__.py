@@ -49,7 +49,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "beat": ("parts", "Run the clock that starts the sweeps alone."),
         "users": ("users", "Who may log in to the dashboard."),
         "migrate": ("parts", "Bring the database to the newest schema."),
-        "keys": ("keys", "Rotate what payloads are sealed with."),
+        "keys": ("keys", "API keys; and what payloads are sealed with."),
     },
 }
 """Command -> (module of this package, what it does in short). A module's commands stand in its `COMMANDS`."""

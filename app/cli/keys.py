@@ -1,31 +1,110 @@
-"""Keys: those that seal payloads at rest."""
+"""Keys: those that open the API, and those that seal payloads at rest."""
 
-import asyncio
-import os
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import asyncpg
 import click
 
-from app import parts
-from app.cli.checks import read_settings
-from app.cli.output import Failure, say
-from app.cli.server import DEFAULT_DATA, running_house
-from app.reach import NoAnswer, ask_database
-from app.settings import PLAIN, Settings
-from app.store.database import CONNECT_SECONDS, plain_url
-from app.store.rotation import Rotated, rotate
-from app.store.sealing import Sealer
+from app.cli.output import clean, say, table
+from app.cli.server import Server, json_option, speaks_http
+from app.client import Answer, path_of
+from app.instants import age, moment
 
-TELL_SECONDS: Final = 5.0
+KEYS: Final = ("admin", "api", "keys")
+
+_key = click.argument("key_id", metavar="ID")
+_reason = click.option("--reason", help="Why; it is kept in the audit trail.")
 
 
 @click.group
 def keys() -> None:
-    """Keys of the house."""
+    """Keys that open the API, and those that payloads are sealed with."""
+
+
+@keys.command
+@click.option("--scopes", required=True, help="What it may do: start, read, define, admin, with commas between them.")
+@click.option("--tenant", help="What is started with it belongs to that tenant, and nothing else is seen.")
+@click.option("--expires", help="It ends after so long: 90d, 12h.  [default: never]")
+@click.option("--note", help="What it is for.")
+@_reason
+@json_option
+@speaks_http
+def create(
+    server: Server,
+    scopes: str,
+    tenant: str | None,
+    expires: str | None,
+    note: str | None,
+    reason: str | None,
+    as_json: bool,
+) -> None:
+    """Make a key. It is printed this once; what is kept of it opens nothing."""
+    named = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    body = {"scopes": named, "tenant": tenant, "expires_in": expires, "note": note, "reason": reason}
+    _made(server.client.post(path_of(*KEYS), body), as_json=as_json)
+
+
+@keys.command("list")
+@json_option
+@speaks_http
+def list_keys(server: Server, as_json: bool) -> None:
+    """List the keys, newest first, without their secrets."""
+    for answer in server.client.pages(path_of(*KEYS), [("limit", "200")]):
+        if as_json:
+            say(answer.text)
+            continue
+        rows = []
+        for key in answer.items("id", "scopes"):
+            used = moment(key.get("last_used_at"))
+            seen = "never" if used is None else f"{age((answer.at - used).total_seconds())} ago"
+            rows.append((key["id"], ",".join(key["scopes"]), key.get("tenant") or "", seen, _state(key, answer.at)))
+        for line in table(("ID", "SCOPES", "TENANT", "LAST USED", ""), rows):
+            say(line)
+
+
+def _state(key: dict[str, Any], now: datetime) -> str:
+    if key.get("revoked_at"):
+        return "revoked"
+    ends = moment(key.get("expires_at"))
+    if ends is None:
+        return ""
+    left = (ends - now).total_seconds()
+    return f"ends in {age(left)}" if left > 0 else "expired"
+
+
+@keys.command
+@_key
+@click.option("--overlap", default="1d", show_default=True, help="So long the old one goes on.")
+@_reason
+@json_option
+@speaks_http
+def rotate(server: Server, key_id: str, overlap: str, reason: str | None, as_json: bool) -> None:
+    """Make a key in place of another, with the same scopes, tenant and length of life."""
+    _made(server.client.post(path_of(*KEYS, key_id, "rotate"), {"overlap": overlap, "reason": reason}), as_json=as_json)
+
+
+@keys.command
+@_key
+@_reason
+@json_option
+@speaks_http
+def revoke(server: Server, key_id: str, reason: str | None, as_json: bool) -> None:
+    """End a key. Within two seconds it opens nothing any more."""
+    answer = server.client.ask("DELETE", path_of(*KEYS, key_id), body={"reason": reason})
+    say(answer.text if as_json else f"Key {clean(answer.object('id')['id'])} is revoked.")
+
+
+def _made(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        say(answer.text)
+        return
+    made = answer.object("id", "key")
+    ends = f", until {clean(made['expires_at'])}" if made.get("expires_at") else ""
+    tenant = f", of the tenant {clean(made['tenant'])}" if made.get("tenant") else ""
+    say(f"A key for {clean(', '.join(made['scopes']))}{tenant}{ends}. It is not shown again:")
+    say(f"  {clean(made['key'])}")
 
 
 @keys.command("rotate-payloads")
@@ -45,65 +124,9 @@ def rotate_payloads(batch: int, data: Path | None) -> None:
 
     Exit code 1 where something is left that another key is needed for.
     """
-    settings = read_settings()
-    sealer = Sealer.of(settings)
-    url = _database_url(settings, data)
-    try:
-        if missing := ask_database(url).missing:
-            raise Failure(f"{missing} Run `saga migrate`.", exit_code=parts.EX_UNAVAILABLE)
-    except NoAnswer as error:
-        raise Failure(f"{error}", exit_code=parts.EX_UNAVAILABLE) from None
-    try:
-        rotated = asyncio.run(_rotate(url, sealer, batch))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        said = str(error) or type(error).__name__
-        raise Failure(f"The database has broken off: {said}. Start the command again, it goes on.") from None
-    sys.exit(_report(sealer, rotated))
+    from app.cli import sealing  # noqa: PLC0415 - the other commands speak HTTP and need no database
 
-
-def _database_url(settings: Settings, data: Path | None) -> str:
-    if data is None and os.environ.get("SAGA_DATABASE_URL"):
-        return settings.database_url
-    house = running_house(data or DEFAULT_DATA)
-    if house is None and data is not None:
-        raise Failure(f"No house runs on {data}: its database is there only while it runs.")
-    return settings.database_url if house is None else house.database_url
-
-
-async def _rotate(url: str, sealer: Sealer, batch: int) -> Rotated:
-    told_at = time.monotonic()
-
-    def tell(table: str, done: int) -> None:
-        nonlocal told_at
-        if done and time.monotonic() - told_at > TELL_SECONDS:
-            told_at = time.monotonic()
-            click.echo(f"{table}: {done:,} so far", err=True)
-
-    connection = await asyncpg.connect(
-        plain_url(url), timeout=CONNECT_SECONDS, server_settings={"application_name": "saga-keys"}
-    )
-    try:
-        return await rotate(connection, sealer, batch, tell)
-    finally:
-        await connection.close()
-
-
-def _report(sealer: Sealer, rotated: Rotated) -> int:
-    """Says what is under which key now; the exit code."""
-    now = PLAIN if sealer.current is None else f"under the key {sealer.current}"
-    say(f"{rotated.resealed:,} rows were written anew; what is written is {now}.")
-    unused = [key for key in sealer.known if key != sealer.current and not rotated.used[key]]
-    if unused:
-        say(f"No row needs these keys any more, so SAGA_PAYLOAD_KEYS may do without: {', '.join(unused)}.")
-    left = {key: number for key, number in rotated.used.items() if key != sealer.current}
-    for key, number in sorted(left.items(), key=str):
-        under = "plain" if key is None else f"under the key {key}" if key else "damaged"
-        click.echo(f"{number:,} rows are still {under}.", err=True)
-    for sentence in rotated.unreadable.values():
-        click.echo(sentence, err=True)
-    if left and not rotated.unreadable:
-        click.echo("Somebody held them, or writes by an older setting: start the command again.", err=True)
-    return 1 if left or rotated.unreadable else 0
+    sys.exit(sealing.rotate_payloads(batch, data))
 
 
 COMMANDS: Final[dict[str, click.Command]] = {"keys": keys}

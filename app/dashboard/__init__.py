@@ -4,6 +4,32 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.dashboard import attention, login, pages, saga, sagas
+from app.dashboard import (
+    acting,
+    again,
+    attention,
+    audit,
+    definitions,
+    house,
+    letters,
+    login,
+    pages,
+    saga,
+    sagas,
+    services,
+)
 
-PAGES: Final[tuple[APIRouter, ...]] = (login.router, pages.router, attention.router, sagas.router, saga.router)
+PAGES: Final[tuple[APIRouter, ...]] = (
+    login.router,
+    pages.router,
+    attention.router,
+    sagas.router,
+    saga.router,
+    acting.router,
+    again.router,
+    letters.router,
+    definitions.router,
+    services.router,
+    house.router,
+    audit.router,
+)

@@ -19,8 +19,8 @@ from app.errors import DatabaseUnavailable
 ALIVE_SECONDS: Final = 15.0
 LONGEST_SECONDS: Final = 600.0
 """Then the browser comes back by itself, and shows again who it is."""
-ASKS_SECONDS: Final = 5.0
-"""So often it is looked whether who listens is still logged in."""
+ASKS_SECONDS: Final = 3.0
+"""So often it is looked whether who listens is still logged in: with the pause between two looks, within 5 seconds."""
 
 
 def stream(

@@ -15,6 +15,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -56,6 +57,12 @@ class Place(NamedTuple):
 PLACES: Final = (
     Place("attention", "/admin/", "Needs attention"),
     Place("sagas", "/admin/sagas", "Sagas"),
+    Place("letters", "/admin/dead-letters", "Dead letters"),
+    Place("definitions", "/admin/definitions", "Definitions"),
+    Place("services", "/admin/services", "Services"),
+    Place("house", "/admin/house", "House"),
+    Place("audit", "/admin/audit", "Audit"),
+    # Keys and users come last.
 )
 """What the navigation leads to."""
 
@@ -98,8 +105,6 @@ async def static(digest: str, name: str) -> Response:
 
 # --- how things look --------------------------------------------------------------------------------------------
 
-_TIME: Final = Markup('<time datetime="{exact}" title="{shown}" data-ago>{ago}</time>')
-
 
 def clock(at: Micros) -> str:
     """2026-11-21 23:19:00 UTC."""
@@ -116,9 +121,10 @@ def ago(at: Micros | None) -> Markup | str:
         return ""
     seconds = (now() - at) / SECOND
     text = f"{about(seconds)} ago" if seconds >= 0 else f"in {about(-seconds)}"
-    return _TIME.format(exact=rfc3339(at), shown=clock(at), ago=text)
+    return Markup(f'<time datetime="{rfc3339(at)}" title="{clock(at)}" data-ago>{text}</time>')  # noqa: S704 - digits
 
 
+@lru_cache
 def state_badge(state: str) -> Markup:
     """Of a saga or of a call: a word, a sign and a tone."""
     sign = SAGAS[SagaState(state)] if state in SagaState.__members__ else CALLS[CallState(state)]

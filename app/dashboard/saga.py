@@ -1,12 +1,7 @@
-"""One saga: what happened, what comes next, and what may be done.
+"""The page of one saga: what happened, what comes next, and what may be done."""
 
-An action carries the number of the event up to which its page told the story. Where the saga has moved since, nothing
-is done, and the new truth is shown.
-"""
-
+import asyncio
 import contextlib
-import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +10,11 @@ from typing import Any, Final, NamedTuple
 import orjson
 from fastapi import APIRouter, Request
 from markupsafe import Markup
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
-from app import strict_json
 from app.access import Right
 from app.dashboard import live
-from app.dashboard.access import Posted, Posting, Visiting, Visitor, house_of, refuse_without
+from app.dashboard.access import Visiting, Visitor, house_of
 from app.dashboard.attempts import Attempt, attempts_of, line_of
 from app.dashboard.pages import Page, curl, page, pretty, role_needed
 from app.dashboard.rows import progress_of
@@ -28,17 +22,15 @@ from app.engine import now_of
 from app.errors import Problem
 from app.filters import uuid
 from app.instants import duration, rfc3339
-from app.operating import NOT_GIVEN, Operator
+from app.operating import NOT_GIVEN
 from app.redacting import discreet_history, shown_step_input
 from app.saga import diagram
 from app.saga.actions import verdicts
-from app.saga.durations import parse_duration
 from app.saga.messages import Refusal
 from app.saga.preparing import prepare
 from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, SagaState
 from app.sentence import sentence
 from app.store.sagas import Saga
-from app.submitting import check_labels, idempotency_key, make_submission
 from app.telling import CYAN, DIM, GREEN, RED, YELLOW, tell
 from app.views import event_data, saga_json
 
@@ -112,7 +104,7 @@ class StepView:
     events: Any
 
 
-def _id(text: str) -> str:
+def read_id(text: str) -> str:
     try:
         return uuid(text)
     except ValueError:
@@ -124,11 +116,11 @@ def _id(text: str) -> str:
 
 @router.get("/admin/sagas/{id}")
 async def show(request: Request, visitor: Visiting, id: str) -> Response:  # noqa: A002 - the path's word
-    saga = await house_of(request).engine.load(_id(id), visitor.caller.sees)
-    return await _page(request, visitor, saga, done=DONE.get(request.query_params.get("done", "")))
+    saga = await house_of(request).engine.load(read_id(id), visitor.caller.sees)
+    return await saga_page(request, visitor, saga, done=DONE.get(request.query_params.get("done", "")))
 
 
-async def _page(
+async def saga_page(
     request: Request,
     visitor: Visitor,
     saga: Saga,
@@ -142,6 +134,8 @@ async def _page(
     events = await house_of(request).listing.history(saga.id, visitor.caller.sees, after=after, limit=EVENTS) or []
     events = discreet_history(saga, (event for event in events if event["seq"] <= state.seq))  # one page, one moment
     attempts = attempts_of(events)
+    # In a thread: a large graph must not hold up the others.
+    picture = await asyncio.to_thread(diagram.svg, saga.definition, state, inline=True)
     view = orjson.loads(saga_json(saga))
     return page(
         request,
@@ -155,7 +149,7 @@ async def _page(
         choreographed=saga.definition.type == "choreography",
         sentence=sentence(saga.definition, state, at),
         progress=progress_of(saga),
-        picture=Markup(diagram.svg(saga.definition, state, inline=True)),  # noqa: S704 - it escapes what it is given
+        picture=Markup(picture),  # noqa: S704 - it escapes what it is given
         line=line_of(attempts, at),
         steps=[_step(saga, position, view, attempts) for position in range(len(saga.definition.steps))],
         told=_told(view, events, at, at_rest=state.at_rest),
@@ -181,7 +175,7 @@ def _cut(text: str) -> str:
 def _step(saga: Saga, position: int, view: Mapping[str, Any], attempts: Mapping[Any, list[Attempt]]) -> StepView:
     plan, call = saga.definition.steps[position], saga.state.steps[position].action
     shown = view["steps"][position]
-    given = _input(saga, position, view) if call.attempts or call.state is not CallState.PENDING else NOT_GIVEN
+    given = step_input(saga, position, view) if call.attempts or call.state is not CallState.PENDING else NOT_GIVEN
     return StepView(
         name=plan.name,
         service=plan.service,
@@ -195,12 +189,12 @@ def _step(saga: Saga, position: int, view: Mapping[str, Any], attempts: Mapping[
         output=_cut(pretty(shown["output"])),
         pivot=plan.pivot,
         unknown=call.unknown,
-        editable=plan.name in _editable(saga),
+        editable=plan.name in editable(saga),
         events=plan.events,
     )
 
 
-def _input(saga: Saga, position: int, view: Mapping[str, Any]) -> Any:
+def step_input(saga: Saga, position: int, view: Mapping[str, Any]) -> Any:
     """What the step's action is sent, made of what may be shown; NOT_GIVEN where that is nothing, or not yet known."""
     plan = saga.definition.steps[position]
     if plan.events is not None:
@@ -225,7 +219,7 @@ def _input(saga: Saga, position: int, view: Mapping[str, Any]) -> Any:
     return made if isinstance(made, dict) else NOT_GIVEN
 
 
-def _editable(saga: Saga) -> tuple[str, ...]:
+def editable(saga: Saga) -> tuple[str, ...]:
     """Steps that a new input can be given to: their action is to be tried again."""
     able = {CallState.RETRYING, CallState.EXHAUSTED, CallState.REFUSED}
     if saga.definition.type == "choreography" or saga.state.state is not SagaState.EXECUTING:
@@ -310,242 +304,11 @@ def _start_curl(saga: Saga, view: Mapping[str, Any]) -> str:
 
 @router.get("/admin/sagas/{id}/live")
 async def moved(request: Request, visitor: Visiting, id: str) -> Response:  # noqa: A002
-    house, saga_id, sees = house_of(request), _id(id), visitor.caller.sees
-    await house.engine.load(saga_id, sees)
+    house, saga_id, sees = house_of(request), read_id(id), visitor.caller.sees
+    if await house.overview.seq(saga_id, sees) is None:
+        raise Problem(404, "saga-not-found", f"There is no saga {saga_id}.")
 
     async def stamp() -> str:
-        return str((await house.engine.load(saga_id, sees)).state.seq)
+        return str(await house.overview.seq(saga_id, sees))
 
     return live.stream(request, visitor, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)
-
-
-# --- what is done -----------------------------------------------------------------------------------------------
-
-
-@router.post("/admin/sagas/{id}/do/{action}")
-async def act(request: Request, posted: Posting, id: str, action: str) -> Response:  # noqa: A002
-    if action not in ACTIONS:
-        raise Problem(404, "not-found", f"There is no action {action[:40]!r}.")
-    refuse_without(posted.visitor, Right.OPERATE)
-    saga_id = _id(id)
-    try:
-        saga = await _do(request, posted, saga_id, action)
-    except Problem as problem:
-        if problem.status == 404:
-            raise
-        current = await house_of(request).engine.load(saga_id, posted.visitor.caller.sees)
-        return await _page(request, posted.visitor, current, status=problem.status, problem=problem)
-    return RedirectResponse(f"/admin/sagas/{saga.id}?done={action}", 303)
-
-
-async def _do(request: Request, posted: Posted, saga_id: str, action: str) -> Saga:
-    operator = Operator(house_of(request), posted.visitor.caller, _unmoved(posted))
-    reason, step = _reason(posted), posted.one("step")
-    confirmed = posted.one("confirm_not_done") == "true"
-    match action:
-        case "retry":
-            given = _parsed(posted.one("input")) if "input" in posted.form else NOT_GIVEN
-            return await operator.retry(saga_id, reason, step=step or None, new_input=given, confirm_not_done=confirmed)
-        case "skip":
-            return await operator.skip(saga_id, reason, step, confirm_not_done=confirmed)
-        case "resolve":
-            return await operator.resolve(saga_id, reason, step)
-        case "extend":
-            return await operator.extend(saga_id, reason, _timeout(posted.one("timeout")))
-        case "restart":
-            return await operator.restart(saga_id, reason, request.app.state.schemas)
-        case "compensate":
-            return await operator.compensate(saga_id, reason)
-        case "abandon":
-            return await operator.abandon(saga_id, reason)
-        case "pause":
-            return await operator.pause(saga_id, reason)
-    return await operator.resume(saga_id, reason)
-
-
-def _unmoved(posted: Posted) -> Any:
-    """A form without the number comes from no page of ours, and is judged as one that is out of date."""
-    seq = posted.one("seq")
-    return lambda saga: str(saga.state.seq) == seq
-
-
-def _reason(posted: Posted) -> str:
-    reason = posted.one("reason").strip()
-    if not reason:
-        raise Problem(422, "reason-missing", "Say why you do this: the reason stands in the audit trail.")
-    return reason[:2000]
-
-
-def _timeout(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise Problem(422, "body-invalid", f"The timeout {error}.") from None
-
-
-def _parsed(text: str) -> Any:
-    return strict_json.parse(text.encode())
-
-
-# --- another input ----------------------------------------------------------------------------------------------
-
-
-@router.get("/admin/sagas/{id}/input/{step}")
-async def edit(request: Request, visitor: Visiting, id: str, step: str) -> Response:  # noqa: A002
-    refuse_without(visitor, Right.OPERATE)
-    saga = await house_of(request).engine.load(_id(id), visitor.caller.sees)
-    before = _editable_input(saga, step)
-    return _input_page(request, visitor, saga, step, before=before, given=before)
-
-
-@router.post("/admin/sagas/{id}/input/{step}")
-async def preview(request: Request, posted: Posting, id: str, step: str) -> Response:  # noqa: A002
-    """Shows what would change; nothing is done yet."""
-    visitor = posted.visitor
-    refuse_without(visitor, Right.OPERATE)
-    saga = await house_of(request).engine.load(_id(id), visitor.caller.sees)
-    before, given = _editable_input(saga, step), posted.one("input")
-    try:
-        after = pretty(_parsed(given))
-    except Problem as problem:
-        return _input_page(request, visitor, saga, step, before=before, given=given, problem=problem)
-    if not _unmoved(posted)(saga):
-        detail = "The saga has moved on since you looked at it. This is the input of the step now."
-        moved = Problem(412, "saga-has-moved", detail)
-        return _input_page(request, visitor, saga, step, before=before, given=before, problem=moved)
-    diff = None if posted.one("again") else list(_diff(_sorted(before), _sorted(after)))
-    return _input_page(request, visitor, saga, step, before=before, given=after, diff=diff)
-
-
-def _editable_input(saga: Saga, step: str) -> str:
-    """Problem 409 where the step can be given none."""
-    position = saga.definition.index.get(step)
-    given = NOT_GIVEN
-    if position is not None and step in _editable(saga):
-        given = _input(saga, position, orjson.loads(saga_json(saga)))
-    if given is NOT_GIVEN:
-        detail = f"{step[:64]} of this saga can be given no other input now: only a step that is to be tried again can."
-        raise Problem(409, "step-not-editable", detail)
-    return pretty(given)
-
-
-def _sorted(text: str) -> str:
-    """Without the order of keys, which means nothing."""
-    return json.dumps(json.loads(text), indent=2, ensure_ascii=False, sort_keys=True)
-
-
-def _diff(before: str, after: str) -> Any:
-    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), "now", "then", lineterm="", n=3):
-        if not line.startswith(("---", "+++")):
-            yield {"+": "add", "-": "del", "@": "at"}.get(line[:1], ""), line
-
-
-def _input_page(
-    request: Request,
-    visitor: Visitor,
-    saga: Saga,
-    step: str,
-    *,
-    before: str,
-    given: str,
-    diff: list[tuple[str, str]] | None = None,
-    problem: Problem | None = None,
-) -> Response:
-    position = saga.definition.index[step]
-    return page(
-        request,
-        visitor,
-        "input.html",
-        here="sagas",
-        status=200 if problem is None else problem.status,
-        saga=saga,
-        step=step,
-        before=before,
-        given=given,
-        diff=diff,
-        unchanged=diff == [],
-        problem=problem,
-        doubtful=saga.state.steps[position].action.unknown,
-        rows=min(max(given.count("\n") + 2, 6), 30),
-    )
-
-
-# --- one like it ------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Wanted:
-    """A saga to start, as `app.submitting` reads it."""
-
-    saga: str
-    input: Any
-    labels: dict[str, str] | None
-    version: int | None = None
-    timeout: float | None = None
-    start_at: int | None = None
-    notify_url: str | None = None
-
-
-@router.get("/admin/sagas/{id}/again")
-async def again(request: Request, visitor: Visiting, id: str) -> Response:  # noqa: A002
-    refuse_without(visitor, Right.START)
-    saga = await house_of(request).engine.load(_id(id), visitor.caller.sees)
-    labels = "\n".join(f"{name}: {value}" for name, value in saga.labels.items())
-    given = pretty(orjson.loads(saga_json(saga))["input"])
-    return _again_page(request, visitor, saga, key="", labels=labels, given=given)
-
-
-@router.post("/admin/sagas/{id}/again")
-async def start(request: Request, posted: Posting, id: str) -> Response:  # noqa: A002
-    visitor, house = posted.visitor, house_of(request)
-    refuse_without(visitor, Right.START)
-    saga = await house.engine.load(_id(id), visitor.caller.sees)
-    try:
-        key = idempotency_key([posted.one("key")], {})
-        wanted = Wanted(saga.definition.name, _parsed(posted.one("input")), _labels(posted.one("labels")))
-        body = {"saga": wanted.saga, "input": wanted.input, "labels": wanted.labels}
-        schemas = request.app.state.schemas
-        submission = await make_submission(house, schemas, visitor.caller, key, wanted, body, None)
-        started, _ = await house.engine.start(submission)
-    except Problem as problem:
-        return _again_page(
-            request,
-            visitor,
-            saga,
-            key=posted.one("key"),
-            labels=posted.one("labels"),
-            given=posted.one("input"),
-            problem=problem,
-        )
-    return RedirectResponse(f"/admin/sagas/{started.id}?done=start", 303)
-
-
-def _labels(text: str) -> dict[str, str]:
-    labels = {}
-    for line in filter(None, map(str.strip, text.splitlines())):
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise Problem(422, "body-invalid", f"A label is written `name: value`, not {line[:80]!r}.")
-        labels[name.strip()] = value.strip()
-    try:
-        return check_labels(labels)
-    except ValueError as error:
-        raise Problem(422, "body-invalid", f"The labels are not as they should be: the object {error}.") from None
-
-
-def _again_page(
-    request: Request, visitor: Visitor, saga: Saga, *, key: str, labels: str, given: str, problem: Problem | None = None
-) -> Response:
-    return page(
-        request,
-        visitor,
-        "again.html",
-        here="sagas",
-        status=200 if problem is None else problem.status,
-        saga=saga,
-        key=key,
-        labels=labels,
-        given=given,
-        problem=problem,
-        rows=min(max(given.count("\n") + 2, 6), 30),
-    )

@@ -25,7 +25,7 @@ from app.operating import BULK_MOST, Bulk, BulkAction, Operator
 from app.saga.fields import shown
 from app.saga.state import SECOND, SagaState
 from app.store.listing import Filter
-from app.store.overview import ATTENTION, COUNTED, NO_COUNTS, stamp_of, told_count
+from app.store.overview import ATTENTION, stamp_of, told_count
 from app.store.paging import LIMIT, Place
 
 WITHIN: Final[Mapping[str, tuple[str, int]]] = {
@@ -113,7 +113,8 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
     house = house_of(request)
     view = read_view(request, visitor)
     faults, place = view.faults, view.place
-    rows, more, counts = [], None, NO_COUNTS
+    rows, more = [], None
+    counts: Mapping[str, int] = {}
     if not faults:
         found, more = await house.listing.sagas(view.wanted, limit=view.limit, after=place)
         rows = [row_of(saga) for saga in found]
@@ -151,10 +152,10 @@ def _chips(view: View, counts: Mapping[str, int]) -> list[Chip]:
     attention = view.wanted.attention is True
     chips = [Chip(ALL, "", view.address(state=None, attention=None), not chosen and not attention)]
     needy = view.address(state=None, attention="true")
-    chips.append(Chip("needs attention", told_count(counts[ATTENTION]), needy, attention))
+    chips.append(Chip("needs attention", told_count(counts.get(ATTENTION)), needy, attention))
     for state in SagaState:
         address = view.address(attention=None, state=str(state))
-        chips.append(Chip(str(state), told_count(counts[state]), address, chosen == [state]))
+        chips.append(Chip(str(state), told_count(counts.get(str(state))), address, chosen == [state]))
     return chips
 
 
@@ -271,7 +272,6 @@ async def _bulk_page(
         verb=ACTIONS[action],
         matched=tried.matched,
         most=BULK_MOST,
-        counted=COUNTED,
         reason=reason,
         limit=limit,
         fault=fault,

@@ -1,13 +1,15 @@
 """Definitions by name and version. A version never changes, so it is read once per process."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
+from app.access import NO_TENANT
 from app.saga.definition import Definition, digest, parse_definition, to_document
+from app.store.audit import AuditEntry, record
 from app.store.database import Database
 from app.store.tables import definition as table
 
@@ -91,8 +93,13 @@ class Definitions:
                 found.setdefault(event_type, []).append(follower)
         return found
 
-    async def register(self, definition: Definition) -> tuple[int, bool]:
-        """(version, whether it is new). Content equal to the newest version's changes nothing."""
+    async def register(
+        self, definition: Definition, audit: AuditEntry | None = None, tenant: str = NO_TENANT
+    ) -> tuple[int, bool]:
+        """(version, whether it is new). Content equal to the newest version's changes nothing.
+
+        `audit`: who does it, of that tenant; what it was before and is then is filled in here.
+        """
         name, content = definition.name, digest(definition)
         newest = (
             select(table.c.version, table.c.digest)
@@ -113,6 +120,9 @@ class Definitions:
                     .on_conflict_do_nothing()
                 )
                 if (await connection.execute(statement)).rowcount:
+                    if audit is not None:
+                        before = None if row is None else {"version": row.version}
+                        await record(connection, tenant, replace(audit, before=before, after={"version": version}))
                     self._latest.pop(name, None)
                     self._followers_at = float("-inf")
                     return version, True

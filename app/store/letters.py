@@ -1,18 +1,17 @@
-"""Dead letters, and the audit trail: what operators read and close."""
+"""Dead letters: what operators read and close."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import Select, Table, func, select, text, tuple_, update
+from sqlalchemy import Table, func, select, text, tuple_, update
 
 from app.errors import PayloadUnreadable
 from app.store.audit import AuditEntry, record
 from app.store.database import Database, to_micros, to_moment
 from app.store.paging import Place
 from app.store.sealing import LETTER, NOTICE, PLAIN_CODEC, Sealer
-from app.store.tables import audit as audit_table
 from app.store.tables import dead_letter as table
 from app.store.tables import of_tenant
 
@@ -99,22 +98,6 @@ class Letters:
                 await connection.execute(_DELIVER_AGAIN, {"id": letter_id, "codec": codec, "body": body})
             await record(connection, closed.tenant, entry, closed.saga_id)
         return True
-
-    async def audit_trail(
-        self, tenant: str | None, *, limit: int, before: int | None = None, saga_id: str | None = None
-    ) -> tuple[list[dict[str, Any]], int | None]:
-        """{at, actor, action, saga_id, reason, before, after}, newest first, and the number to go on before."""
-        columns = audit_table.c
-        statement: Select[Any] = select(audit_table).where(of_tenant(audit_table, tenant))
-        if before is not None:
-            statement = statement.where(columns.id < before)
-        if saga_id is not None:
-            statement = statement.where(columns.saga_id == saga_id)
-        async with self._database.connect() as connection:
-            result = await connection.execute(statement.order_by(columns.id.desc()).limit(limit + 1))
-            rows = [dict(row) for row in result.mappings()]
-        number = rows[limit - 1]["id"] if len(rows) > limit else None
-        return [_plain(row, audit_table, but=("id", "tenant", "subject", "address")) for row in rows[:limit]], number
 
 
 def _plain(row: Mapping[Any, Any], table: Table, *, but: Sequence[str]) -> dict[str, Any]:

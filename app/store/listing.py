@@ -1,5 +1,6 @@
 """Lists of sagas and their histories: what people ask, apart from the step path."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,13 @@ class Filter:
         if self.error is not None:
             found += [_UNHAPPY, literal_column(TROUBLE) == self.error]
         if self.text is not None:
-            found += [_UNHAPPY, literal_column(_TOLD, Text).icontains(self.text, autoescape=True)]
+            # The whole document first, as text: most have nothing of it, and that is known sooner.
+            written = json.dumps(self.text, ensure_ascii=False)[1:-1]
+            found += [
+                _UNHAPPY,
+                cast(table.c.document, Text).icontains(written, autoescape=True),
+                literal_column(_TOLD, Text).icontains(self.text, autoescape=True),
+            ]
         if self.ids is not None:
             found.append(table.c.id.in_([UUID(each) for each in self.ids]))
         return found
@@ -83,7 +90,14 @@ ERROR: Final = f"""coalesce(
         'code', saga.document #> '{{attention,code}}', 'message', saga.document #> '{{attention,reason}}') END,
     saga.document -> 'error')"""
 """What went wrong there: of the operation that has to be looked at, else the attention's own words."""
-TROUBLE: Final = f"({ERROR} ->> 'code') || coalesce('-' || ({ERROR} ->> 'status'), '')"
+
+
+def trouble(error: str) -> str:
+    """Of an error, its code and its status: `exhausted-503`."""
+    return f"({error} ->> 'code') || coalesce('-' || ({error} ->> 'status'), '')"
+
+
+TROUBLE: Final = trouble(ERROR)
 _TOLD: Final = """concat_ws(' ', saga.document #>> '{error,message}', saga.document #>> '{attention,reason}',
     jsonb_path_query_array(saga.document, '$.steps[*][1 to 2].error.message')::text)"""
 

@@ -5,7 +5,7 @@ and nobody counts beyond `COUNTED`.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from sqlalchemy import Select, Text, and_, func, literal, literal_column, select
 from app.saga.state import FORMAT, Micros, SagaState
 from app.store.database import Database
 from app.store.definitions import Definitions
-from app.store.listing import ERROR, TROUBLE, TROUBLED_STEP, UNDOING, Filter
+from app.store.listing import ERROR, TROUBLED_STEP, UNDOING, Filter, trouble
 from app.store.tables import saga as table
 
 LOOKED_AT: Final = 5000
@@ -64,8 +64,7 @@ class Overview:
                 table.c.version,
                 literal_column(TROUBLED_STEP, Text).label("step"),
                 literal_column(UNDOING).label("undoing"),
-                literal_column(TROUBLE, Text).label("error"),
-                literal_column(f"{ERROR} ->> 'message'", Text).label("message"),
+                literal_column(ERROR).label("told"),
                 literal_column("(saga.document #>> '{attention,since}')::bigint").label("since"),
             )
             .where(*needy, table.c.format <= FORMAT)
@@ -74,13 +73,13 @@ class Overview:
             .cte("newest")
         )
         columns = newest.c
-        key = (columns.definition, columns.step, columns.undoing, columns.error)
+        key = (columns.definition, columns.step, columns.undoing, literal_column(trouble("told"), Text).label("error"))
         grouped = select(
             *key,
             func.max(columns.version).label("version"),
             func.count().label("number"),
             func.min(columns.since).label("oldest"),
-            literal_column("(array_agg(newest.message ORDER BY newest.since DESC))[1]").label("message"),
+            literal_column("(array_agg(told ->> 'message' ORDER BY since DESC))[1]").label("message"),
         ).group_by(*key)
         async with self._database.connect() as connection:
             rows = (await connection.execute(grouped)).all()
@@ -112,8 +111,11 @@ class Overview:
     async def counts(self, wanted: Filter) -> dict[str, int]:
         """By state, and of those that need attention, how many match; more than `COUNTED` is `COUNTED` + 1.
 
-        The filter's own states and attention say what is shown, not what is counted.
+        The filter's own states and attention say what is shown, not what is counted. Nothing where what went wrong is
+        looked for: that is read from the sagas themselves, and to count them all would take too long.
         """
+        if wanted.step is not None or wanted.error is not None or wanted.text is not None:
+            return {}
         wanted = replace(wanted, states=(), attention=None)
         cases = {str(state): replace(wanted, states=[str(state)]) for state in SagaState}
         cases[ATTENTION] = replace(wanted, attention=True)
@@ -126,6 +128,13 @@ class Overview:
         async with self._database.connect() as connection:
             seconds: float = (await connection.execute(_OVERDUE)).scalar_one()
         return max(seconds, 0.0)
+
+    async def seq(self, saga_id: str, tenant: str | None) -> int | None:
+        """Number of the last event of a saga; None where the tenant has no such saga."""
+        statement = select(table.c.seq).where(*Filter(tenant, ids=[saga_id]).conditions(), table.c.format <= FORMAT)
+        async with self._database.connect() as connection:
+            found: int | None = (await connection.execute(statement)).scalar_one_or_none()
+            return found
 
     async def stamp(self, wanted: Filter, limit: int) -> str:
         """Changes when a list of the newest changes: one moves, one comes, one goes."""
@@ -151,9 +160,8 @@ def _capped(name: str, wanted: Filter) -> Select[str, int]:
     return select(literal(name).label("what"), func.count().label("number")).select_from(some)
 
 
-def told_count(number: int) -> str:
+def told_count(number: int | None) -> str:
     """As people read it: `1,000+` where nobody counted on."""
+    if number is None:
+        return ""
     return f"{COUNTED:,}+" if number > COUNTED else f"{number:,}"
-
-
-NO_COUNTS: Final[Mapping[str, int]] = dict.fromkeys([*map(str, SagaState), ATTENTION], 0)

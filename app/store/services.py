@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from app.access import NO_TENANT
 from app.errors import DatabaseUnavailable
 from app.observability import log
 from app.saga.service import Service
+from app.store.audit import AuditEntry, record
 from app.store.database import Database
 from app.store.tables import service as table
 
@@ -65,26 +68,15 @@ class Services:
         """As they are at this moment."""
         async with self._database.connect() as connection:
             rows = (await connection.execute(select(table).order_by(table.c.name))).all()
-        return {
-            row.name: Service(
-                row.name,
-                row.url,
-                row.python,
-                row.headers,
-                tuple(row.secrets),
-                row.max_in_flight,
-                tuple(row.subscribes),
-            )
-            for row in rows
-        }
+        return {row.name: _service(row) for row in rows}
 
     async def close(self) -> None:
         """Waits for a reading that is under way, so that it does not outlive the database's connections."""
         if self._reading is not None:
             await asyncio.wait([self._reading])
 
-    async def put(self, service: Service) -> bool:
-        """Whether the service is new."""
+    async def put(self, service: Service, audit: AuditEntry | None = None, tenant: str = NO_TENANT) -> bool:
+        """Whether the service is new. `audit`: who does it, of that tenant; before and after are filled in here."""
         values = {
             "url": service.url,
             "python": service.python,
@@ -93,15 +85,44 @@ class Services:
             "max_in_flight": service.max_in_flight,
             "subscribes": list(service.subscribes),
         }
-        exists = select(table.c.name).where(table.c.name == service.name).with_for_update()
+        exists = select(table).where(table.c.name == service.name).with_for_update()
         statement = (
             insert(table)
             .values(name=service.name, **values)
             .on_conflict_do_update(index_elements=[table.c.name], set_={**values, "updated_at": func.now()})
         )
         async with self._database.begin() as connection:
-            known = (await connection.execute(exists)).scalar_one_or_none() is not None
+            row = (await connection.execute(exists)).one_or_none()
+            before = None if row is None else _service(row)
             await connection.execute(statement)
+            if audit is not None and before != service:
+                told = None if before is None else without_secrets(before)
+                await record(connection, tenant, replace(audit, before=told, after=without_secrets(service)))
         self._puts += 1
         self._read_at = float("-inf")
-        return not known
+        return before is None
+
+
+def _service(row: Any) -> Service:
+    return Service(
+        row.name,
+        row.url,
+        row.python,
+        row.headers,
+        tuple(row.secrets),
+        row.max_in_flight,
+        tuple(row.subscribes),
+    )
+
+
+def without_secrets(service: Service) -> dict[str, Any]:
+    """As people are shown it: of its headers the names, of its secrets whether there are any."""
+    return {
+        "name": service.name,
+        "url": service.url,
+        "python": service.python,
+        "headers": sorted(service.headers),
+        "max_in_flight": service.max_in_flight,
+        "signed": bool(service.secrets),
+        "subscribes": list(service.subscribes),
+    }

@@ -4,6 +4,7 @@ def test_something(page, place): ...          # an admin who has logged in, on t
 def test_something(log_in): page = log_in("viewer")
 
 Every page that a test has opened must have logged nothing to its console. `shoot` keeps pictures in artifacts/.
+Tests share the house: each looks at the sagas that it has started, and leaves no participant told.
 """
 
 import contextlib
@@ -106,9 +107,15 @@ class Place:
 
     def tell(self, step: str, *behaviours: str, operation: str = "action", saga_id: str | None = None) -> None:
         """How the next requests for that step are answered: names of tests.participant's constants."""
-        told = {"step": step, "operation": operation, "saga_id": saga_id, "behaviours": behaviours}
+        self._post("/script", {"step": step, "operation": operation, "saga_id": saga_id, "behaviours": behaviours})
+
+    def release(self) -> None:
+        """What was HELD goes on."""
+        self._post("/let-go", {})
+
+    def _post(self, path: str, body: Any) -> None:
         request = urllib.request.Request(
-            f"{self.participant}/script", json.dumps(told).encode(), {"Content-Type": "application/json"}
+            self.participant + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=10):
             pass
@@ -122,8 +129,43 @@ class Place:
         assert status in {200, 202}, found
         return found
 
+    def stuck(self, **more: Any) -> dict[str, Any]:
+        """A saga whose payment was refused, and whose stock could not be released."""
+        self.tell("charge-payment", "REFUSED")
+        self.tell("reserve-inventory", "REFUSED", operation="compensation")
+        found = self.start(**more)
+        assert found["state"] == "COMPENSATION_FAILED", found
+        return found
 
-@pytest.fixture(scope="session")
+    def holding(self, **more: Any) -> dict[str, Any]:
+        """A saga whose payment could not be made, and which holds for a person: soon."""
+        self.tell("charge", "BUSY")
+        return self.start("careful", wait=0, **more)
+
+    def audit(self, saga_id: str) -> list[tuple[str, str, str]]:
+        """(who, what, why), the newest first."""
+        _, found = self.ask("GET", f"/admin/api/audit?saga_id={saga_id}")
+        return [(line["actor"], line["action"], line["reason"]) for line in found["items"]]
+
+
+@contextlib.contextmanager
+def open_place(directory: Path) -> Iterator[Place]:
+    sagas = directory / "sagas"
+    sagas.mkdir()
+    for name, definition in DEFINITIONS.items():
+        (sagas / f"{name}.yaml").write_text(json.dumps(definition))
+    with participant() as url:
+        services = {name: {"url": url} for name in ("inventory", "payment", "order")}
+        (sagas / "services.yaml").write_text(json.dumps(services))
+        with house(directory, sagas, workers=1, SAGA_ADMIN_PASSWORD=PASSWORD, SAGA_SWEEP_INTERVAL="0.2") as running:
+            place = Place(running, url)
+            for role in ROLES:
+                status, made = place.ask("POST", "/admin/api/users", {"name": role, "role": role, "password": PASSWORD})
+                assert status == 201, made
+            yield place
+
+
+@contextlib.contextmanager
 def participant() -> Iterator[str]:
     with subprocess.Popen([sys.executable, "-m", "tests.participant"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -133,25 +175,8 @@ def participant() -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="session")
-def place(participant: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp("house")
-    sagas = directory / "sagas"
-    sagas.mkdir()
-    for name, definition in DEFINITIONS.items():
-        (sagas / f"{name}.yaml").write_text(json.dumps(definition))
-    services = {name: {"url": participant} for name in ("inventory", "payment", "order")}
-    (sagas / "services.yaml").write_text(json.dumps(services))
-    with house(directory, sagas, workers=1, SAGA_ADMIN_PASSWORD=PASSWORD, SAGA_SWEEP_INTERVAL="0.2") as running:
-        place = Place(running, participant)
-        for role in ROLES:
-            status, made = place.ask("POST", "/admin/api/users", {"name": role, "role": role, "password": PASSWORD})
-            assert status == 201, made
-        yield place
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
     done = subprocess.run(
         [ROOT / "scripts" / "need-chromium"], check=False, capture_output=True, text=True, timeout=600
     )
@@ -160,6 +185,18 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=done.stdout.strip(), args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with open_place(tmp_path_factory.mktemp("house")) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
 
 
 class Console:
@@ -202,13 +239,25 @@ def new_page(browser: Browser, place: Place, console: Console) -> Iterator[Calla
         yield make
 
 
+@pytest.fixture(scope="session")
+def sessions() -> dict[str, Any]:
+    """The cookies of those who have logged in."""
+    return {}
+
+
 @pytest.fixture
-def log_in(new_page: Callable[..., Page]) -> Callable[..., Page]:
+def log_in(new_page: Callable[..., Page], sessions: dict[str, Any]) -> Callable[..., Page]:
+    """By the form for the first time; then the session goes on."""
+
     def enter(name: str = "admin", **options: Any) -> Page:
-        page = new_page(**options)
-        page.goto("/admin/login")
-        fill_in_login(page, name)
-        page.wait_for_url("**/admin/")
+        if name not in sessions:
+            page = new_page()
+            page.goto("/admin/login")
+            fill_in_login(page, name)
+            page.wait_for_url("**/admin/")
+            sessions[name] = page.context.storage_state()
+        page = new_page(**options, storage_state=sessions[name])
+        page.goto("/admin/")
         return page
 
     return enter

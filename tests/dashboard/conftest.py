@@ -1,15 +1,19 @@
 """Pages as a browser gets them, from the API's own server; `Browser` is the one place that knows how one is let in."""
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from pydantic import SecretStr
 
 from app.people import visits
+from app.settings import Settings
 from tests.api.conftest import Client, World, api, app_state, served, world
 
 __all__ = ["api", "app_state", "served", "world"]
@@ -154,6 +158,16 @@ class Browser:
             return await self.post(form["action"], **filled)
         return await self.get(f"{form['action']}?{urlencode(filled, doseq=True)}")
 
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[Any]:
+        """An event stream, as it comes in."""
+        async with (
+            asyncio.timeout(20),
+            self._client.session.get(self._client.base + path, headers=self.headers) as answer,
+        ):
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            yield answer.content
+
     async def _ask(self, method: str, path: str, body: str | None = None) -> Shown:
         headers = dict(self.headers)
         if body is not None:
@@ -174,8 +188,8 @@ def _raw(element: Element) -> str:
 
 
 @pytest.fixture
-def options() -> dict[str, Any]:
-    return {"admin_password": PASSWORD}
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"admin_password": SecretStr(PASSWORD)})
 
 
 @pytest.fixture

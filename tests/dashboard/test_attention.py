@@ -9,7 +9,7 @@ from app.saga.messages import ParticipantMissing
 from app.saga.state import ACTION
 from app.store import overview
 from tests.api.conftest import ONCE, World
-from tests.dashboard.conftest import PASSWORD, Browser, Element
+from tests.dashboard.conftest import Browser, Element
 from tests.dashboard.test_list import rows
 from tests.participant import REFUSED, answers
 
@@ -140,7 +140,7 @@ async def test_workers_of_two_versions_are_told(world: World, browser: Browser):
     assert told((await browser.get("/admin/")).page)["Versions"][1] == "! Versions workers of 1.0 and 1.1"
 
 
-@pytest.mark.parametrize("options", [{"redis_url": "redis://127.0.0.1:1/0", "admin_password": PASSWORD}])
+@pytest.mark.parametrize("options", [{"redis_url": "redis://127.0.0.1:1/0"}])
 async def test_redis_gone_is_told_and_the_page_is_there(options: dict, browser: Browser):
     shown = await browser.get("/admin/")
     assert shown.status == 200

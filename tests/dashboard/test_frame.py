@@ -13,7 +13,7 @@ from app.people import visits
 from app.store.database import Lane
 from tests.api.conftest import ONCE, Client, World
 from tests.conftest import KEY
-from tests.dashboard.conftest import Browser
+from tests.dashboard.conftest import PASSWORD, Browser
 from tests.participant import REFUSED, answers
 
 
@@ -39,6 +39,12 @@ def paths(saga_id: str) -> list[str]:
         f"/admin/sagas/{saga_id}/again",
         "/admin/sagas/bulk?action=retry&of=all",
     ]
+
+
+async def user(api: Client, name: str, role: str, tenant: str | None = None) -> Browser:
+    answer = await api.post("/admin/api/users", {"name": name, "role": role, "tenant": tenant, "password": PASSWORD})
+    assert answer.status == 201
+    return await Browser.logged_in(api, name, PASSWORD)
 
 
 async def test_who_is_not_known_sees_nothing(shop: World, api: Client):
@@ -134,7 +140,8 @@ async def counted(house: House, monkeypatch: Any) -> AsyncIterator[list[str]]:
         monkeypatch.setattr(Lane, "run", run)
 
 
-MOST = 4
+MOST = 5
+"""Of these one is the session's."""
 
 
 async def test_a_page_asks_the_database_a_few_questions_however_much_there_is(
@@ -153,3 +160,32 @@ async def test_a_page_asks_the_database_a_few_questions_however_much_there_is(
     for path, (few, many) in asked.items():
         assert 0 < many <= MOST, (path, many)
         assert many == few, path
+
+
+async def test_who_may_only_look_is_offered_nothing_and_can_do_nothing(shop: World, browser: Browser):
+    saga_id = await stuck(shop)
+    seq = (await browser.get(f"/admin/sagas/{saga_id}")).page.one("section", id="head")["data-seq"]
+
+    browser = await user(shop.api, "vera", "viewer")
+    page = (await browser.get(f"/admin/sagas/{saga_id}")).main
+    assert not list(page.all("form"))
+    assert "This needs the role operator." in page.one("section", id="do").text
+    assert not list((await browser.get("/admin/sagas")).page.all("input", type="checkbox"))
+    assert not [link for link in (await browser.get("/admin/")).main.all("a") if "Retry" in link.text]
+    for path in ("/admin/sagas/bulk?action=retry&of=all", f"/admin/sagas/{saga_id}/again"):
+        assert (await browser.get(path)).status == 403
+    assert (await browser.post(f"/admin/sagas/{saga_id}/do/retry", seq=seq, reason="x")).status == 403
+    assert (await browser.post("/admin/sagas/bulk?action=retry&of=all", reason="x", limit="9")).status == 403
+    assert (await browser.post(f"/admin/sagas/{saga_id}/again", key="k", input="{}")).status == 403
+    assert (await shop.api.get(f"/sagas/{saga_id}")).json["state"] == "COMPENSATION_FAILED"
+
+
+async def test_a_tenant_sees_its_own_and_nobody_elses(shop: World):
+    saga_id = await stuck(shop)
+    browser = await user(shop.api, "tom", "operator", "other")
+    assert (await browser.get(f"/admin/sagas/{saga_id}")).status == 404
+    assert (await browser.get(f"/admin/sagas/{saga_id}/live")).status == 404
+    assert saga_id not in (await browser.get("/admin/sagas")).html
+    assert "Nothing needs a person." in (await browser.get("/admin/")).text
+    assert "0 sagas match" in (await browser.get("/admin/sagas/bulk?action=retry&of=all")).text
+    assert (await browser.post(f"/admin/sagas/{saga_id}/do/abandon", seq="1", reason="x")).status == 404

@@ -7,7 +7,7 @@ import pytest
 
 from app.dashboard.attempts import WIDTH, attempts_of, line_of
 from app.saga.state import SECOND
-from tests.api.conftest import ONCE, Client, World
+from tests.api.conftest import ONCE, World
 from tests.conftest import KEY
 from tests.dashboard.conftest import Browser, Element
 from tests.participant import BUSY, REFUSED, answers
@@ -331,32 +331,33 @@ async def test_a_choreographed_saga_has_events_in_place_of_calls(world: World, b
 # --- it moves ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_page_hears_that_its_saga_has_moved(shop: World, browser: Browser, api: Client):
+async def test_an_open_page_hears_that_its_saga_has_moved(shop: World, browser: Browser):
     saga_id = await waiting(shop)
     live = (await browser.get(f"/admin/sagas/{saga_id}")).page.one("main")["data-live"]
-    headers = browser.headers
-    async with asyncio.timeout(20), api.session.get(api.base + live, headers=headers) as stream:
-        assert stream.headers["Content-Type"].startswith("text/event-stream")
-        await shop.act(saga_id, "pause")
-        lines = []
-        while not any(line.startswith("data:") for line in lines):
-            lines.append((await stream.content.readline()).decode())
-    assert "event: moved\n" in lines
-    listed = (await browser.get("/admin/sagas?saga=order")).page.one("main")["data-live"]
-    async with asyncio.timeout(20), api.session.get(api.base + listed, headers=headers) as stream:
-        assert (await stream.content.readline()).startswith(b"retry:")
-        await asyncio.sleep(0)
+    async with browser.stream(live) as stream:
+        for action in ("pause", "resume"):
+            await shop.act(saga_id, action)
+            await _until_moved(stream)
 
 
-async def test_a_page_that_is_behind_hears_so_at_once(shop: World, browser: Browser, api: Client):
+async def test_the_list_hears_that_one_has_come(shop: World, browser: Browser):
+    async with browser.stream("/admin/sagas/live?saga=order") as stream:
+        moved = asyncio.create_task(_until_moved(stream))
+        while not moved.done():
+            await shop.submit()
+            await asyncio.wait([moved], timeout=0.5)
+        await moved
+
+
+async def _until_moved(stream) -> None:
+    while (await stream.readline()) != b"event: moved\n":
+        pass
+
+
+async def test_a_page_that_is_behind_hears_so_at_once(shop: World, browser: Browser):
     saga_id = await waiting(shop)
-    headers = browser.headers
-    async with (
-        asyncio.timeout(20),
-        api.session.get(f"{api.base}/admin/sagas/{saga_id}/live?seq=1", headers=headers) as s,
-    ):
-        lines = [(await s.content.readline()).decode() for _ in range(4)]
-    assert "event: moved\n" in lines
+    async with browser.stream(f"/admin/sagas/{saga_id}/live?seq=1") as stream:
+        await _until_moved(stream)
 
 
 async def test_a_saga_that_has_ended_is_not_listened_to(shop: World, browser: Browser):
