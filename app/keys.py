@@ -59,6 +59,13 @@ class Keys:
         self._used: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
 
+    @property
+    def advice(self) -> str:
+        """Where a house has no first key: how it gets one."""
+        if self._bootstrap is not None:
+            return ""
+        return " Where none was made yet, start the API with SAGA_BOOTSTRAP_API_KEY."
+
     async def find(self, key: str, address: str | None) -> Caller:
         """Problem 401 `unauthorized`; DatabaseUnavailable where it cannot be told."""
         if self._bootstrap is not None and hmac.compare_digest(digest(key), self._bootstrap):
@@ -67,7 +74,7 @@ class Keys:
         known = await self._look_up(key_id) if _ID.fullmatch(key_id) else None
         right = hmac.compare_digest(digest(secret), _NOBODY if known is None else known.digest)
         if known is None or not right:
-            raise unauthorized("The API key is not known.")
+            raise unauthorized(f"The API key is not known.{self.advice}")
         if known.revoked:
             raise unauthorized("The API key was revoked. Ask for a new one.")
         if known.ends_at is not None and known.ends_at <= time.monotonic():

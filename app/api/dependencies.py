@@ -62,10 +62,10 @@ async def _caller(request: Request, *, again: bool = False) -> Caller:
 async def _caller_by_key(request: Request) -> Caller:
     kind, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
+    keys: Keys = request.app.state.keys
     if kind.lower() != "bearer" or not key:
         detail = "This needs an API key. Send yours as `Authorization: Bearer KEY`, or log in at /admin/login."
-        raise unauthorized(detail, known=False)
-    keys: Keys = request.app.state.keys
+        raise unauthorized(detail + keys.advice, known=False)
     return await keys.find(key, address_of(request))
 
 
