@@ -116,4 +116,4 @@ async def moved(request: Request, visitor: Visiting) -> Response:
         looked += 1
         return f"{await house.overview.stamp(needy, 500)}/{looked // 5}"
 
-    return live.stream(request, stamp, every=2)
+    return live.stream(request, visitor, stamp, every=2)

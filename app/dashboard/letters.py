@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from app.access import Right, role_for
+from app.access import Right
 from app.dashboard.access import Posting, Visiting, Visitor, house_of, refuse_without
-from app.dashboard.pages import Page, page
+from app.dashboard.pages import Page, page, role_needed
 from app.errors import Problem
 from app.filters import PAGING, Query, uuid
 from app.operating import Operator
@@ -71,7 +71,7 @@ async def _page(
         next=None if more is None else address(cursor=more.cursor(), limit=request.query_params.get("limit")),
         paged=place is not None,
         all_address=address(status=ALL),
-        refusal=None if allowed else f"This needs the role `{role_for(Right.OPERATE)}`.",
+        refusal=None if allowed else role_needed(Right.OPERATE),
         problem=problem,
         done=done,
     )

@@ -1,38 +1,53 @@
 """Telling an open page that what it shows has moved: server-sent events that say no more than that.
 
-The page then fetches itself anew, so there is one way in which a page is made.
+The page then fetches itself anew, so there is one way in which a page is made. What it knows is the id of the last
+event: a browser that was away says it when it comes back, and so hears of what has moved meanwhile.
 """
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
+from app.dashboard.access import Visitor, still_there
 from app.errors import DatabaseUnavailable
 
 ALIVE_SECONDS: Final = 15.0
 LONGEST_SECONDS: Final = 600.0
 """Then the browser comes back by itself, and shows again who it is."""
+ASKS_SECONDS: Final = 3.0
+"""So often it is looked whether who listens is still logged in: with the pause between two looks, within 5 seconds."""
 
 
 def stream(
-    request: Request, stamp: Callable[[], Awaitable[str]], *, every: float, known: str | None = None
+    request: Request, visitor: Visitor, stamp: Callable[[], Awaitable[str]], *, every: float, known: str | None = None
 ) -> Response:
-    """An event `moved` whenever the stamp changes; at first where it is not the one that the page was made of."""
+    """An event `moved` whenever the stamp changes; at first where it is not the one that the page was made of.
+
+    Ends with the visitor's session.
+    """
 
     async def lines() -> AsyncIterator[bytes]:
         yield b"retry: 2000\n\n"
         waiting = request.app.state.waiting
-        last, silent, lived = known, 0.0, 0.0
+        last, silent, lived = request.headers.get("last-event-id") or known, 0.0, 0.0
+        asked = time.monotonic()
         while not waiting.leaving and lived < LONGEST_SECONDS:
             with contextlib.suppress(DatabaseUnavailable):
+                if time.monotonic() - asked > ASKS_SECONDS:
+                    if not await still_there(request, visitor):
+                        return
+                    asked = time.monotonic()
                 now = await stamp()
-                if last is not None and now != last:
+                if now != last:
                     silent = 0.0
-                    yield f"event: moved\ndata: {now}\n\n".encode()
+                    # An id without data is kept by the browser and is no event.
+                    event = "" if last is None else f"event: moved\ndata: {now}\n"
+                    yield f"id: {now}\n{event}\n".encode()
                 last = now
             if silent >= ALIVE_SECONDS:
                 silent = 0.0

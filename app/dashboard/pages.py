@@ -27,7 +27,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
-from app.access import Right
+from app.access import Right, role_for
 from app.dashboard.access import Visitor
 from app.errors import DatabaseUnavailable, Problem
 from app.instants import about, duration, rfc3339
@@ -147,6 +147,11 @@ def curl(method: str, path: str, body: Any = None, **headers: str) -> str:
     return " \\\n  ".join(parts)
 
 
+def role_needed(right: Right) -> str:
+    """To somebody who lacks it."""
+    return f"This needs the role {role_for(right)}."
+
+
 environment: Final = Environment(
     loader=PackageLoader("app.dashboard"),
     autoescape=True,
@@ -163,7 +168,7 @@ environment.filters |= {
     "duration": duration,
     "about": about,
 }
-environment.globals |= {"asset": asset, "places": PLACES, "Right": Right, "curl": curl}
+environment.globals |= {"asset": asset, "places": PLACES, "Right": Right, "curl": curl, "role_needed": role_needed}
 
 
 def page(

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from markupsafe import Markup
 from starlette.responses import Response
 
-from app.access import Right, role_for
+from app.access import Right
 from app.dashboard import live
 from app.dashboard.access import Visiting, Visitor, house_of
 from app.dashboard.attempts import Attempt, attempts_of, line_of
-from app.dashboard.pages import Page, curl, page, pretty
+from app.dashboard.pages import Page, curl, page, pretty, role_needed
 from app.dashboard.rows import progress_of
 from app.engine import now_of
 from app.errors import Problem
@@ -268,7 +268,7 @@ def _offered(visitor: Visitor, saga: Saga) -> list[Offered]:
         )
         why = _why_not(refusal) if allowed or refusal is not None else None
         if why is None and not allowed:
-            why = f"This needs the role `{role_for(Right.OPERATE)}`."
+            why = role_needed(Right.OPERATE)
         body: dict[str, Any] = {"reason": "…"}
         if ACTIONS[name].of_step and steps:
             body["step"] = steps[0]
@@ -311,4 +311,4 @@ async def moved(request: Request, visitor: Visiting, id: str) -> Response:  # no
     async def stamp() -> str:
         return str(await house.overview.seq(saga_id, sees))
 
-    return live.stream(request, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)
+    return live.stream(request, visitor, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)

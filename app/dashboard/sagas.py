@@ -5,7 +5,7 @@ that says how many there are, and asks for a reason and a limit.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
@@ -17,7 +17,7 @@ from app.access import Right
 from app.dashboard import live
 from app.dashboard.access import Posting, Visiting, Visitor, house_of, refuse_without
 from app.dashboard.pages import Page, now, page
-from app.dashboard.rows import row_of
+from app.dashboard.rows import Row, row_of
 from app.errors import Problem
 from app.filters import PAGING, SAGA_FILTERS, Query, saga_filter
 from app.instants import rfc3339
@@ -25,8 +25,8 @@ from app.operating import BULK_MOST, Bulk, BulkAction, Operator
 from app.saga.fields import shown
 from app.saga.state import SECOND, SagaState
 from app.store.listing import Filter
-from app.store.overview import ATTENTION, told_count
-from app.store.paging import Place
+from app.store.overview import ATTENTION, stamp_of, told_count
+from app.store.paging import LIMIT, Place
 
 WITHIN: Final[Mapping[str, tuple[str, int]]] = {
     "15m": ("in the last 15 minutes", 900),
@@ -34,7 +34,9 @@ WITHIN: Final[Mapping[str, tuple[str, int]]] = {
     "24h": ("in the last 24 hours", 86_400),
     "7d": ("in the last 7 days", 604_800),
 }
-KNOWN: Final = (*SAGA_FILTERS, *PAGING, "within")
+KNOWN: Final = (*SAGA_FILTERS, *PAGING, "within", "known")
+OF_NO_VIEW: Final = frozenset({*PAGING, "known"})
+"""The page, and what an open one knows."""
 ALL: Final = "all"
 ACTIONS: Final[Mapping[str, str]] = {"retry": "Retry", "compensate": "Compensate", "pause": "Pause"}
 DEFAULT_LIMIT: Final = 100
@@ -83,7 +85,7 @@ def read_view(request: Request, visitor: Visitor) -> View:
     except Problem as problem:
         faults = list(problem.errors)
     given = [(name, value) for name, value in request.query_params.multi_items() if name in KNOWN and value]
-    return View(wanted, [(name, value) for name, value in given if name not in PAGING], faults, limit, place)
+    return View(wanted, [(name, value) for name, value in given if name not in OF_NO_VIEW], faults, limit, place)
 
 
 def _within(text: str) -> int:
@@ -133,7 +135,7 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
         next=None if more is None else view.address(cursor=more.cursor()),
         paged=place is not None,
         actions=ACTIONS,
-        live=None if faults or place is not None or view.wanted.text else view.address("/admin/sagas/live"),
+        live=None if faults or place is not None or view.wanted.text else _live(view, rows),
     )
 
 
@@ -160,7 +162,14 @@ def _chips(view: View, counts: Mapping[str, int]) -> list[Chip]:
 @router.get("/admin/sagas/live")
 async def moved(request: Request, visitor: Visiting) -> Response:
     view, house = _sound(read_view(request, visitor)), house_of(request)
-    return live.stream(request, lambda: house.overview.stamp(view.wanted, view.limit), every=2)
+    known = request.query_params.get("known")
+    return live.stream(request, visitor, lambda: house.overview.stamp(view.wanted, view.limit), every=2, known=known)
+
+
+def _live(view: View, rows: Sequence[Row]) -> str:
+    """With what the page was made of: what moves before its stream stands is not missed."""
+    limit = None if view.limit == LIMIT else str(view.limit)
+    return view.address("/admin/sagas/live", known=stamp_of((row.id, row.seq) for row in rows), limit=limit)
 
 
 def _sound(view: View) -> View:

@@ -5,7 +5,7 @@ and nobody counts beyond `COUNTED`.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -146,8 +146,13 @@ class Overview:
         )
         async with self._database.connect() as connection:
             rows: Sequence[Any] = (await connection.execute(newest)).all()
-        told = " ".join(f"{row.id}/{row.seq}" for row in rows)
-        return hashlib.blake2s(told.encode(), digest_size=8).hexdigest()
+        return stamp_of((str(row.id), row.seq) for row in rows)
+
+
+def stamp_of(shown: Iterable[tuple[str, int]]) -> str:
+    """Of a list of the newest, by (id, seq)."""
+    told = " ".join(f"{saga_id}/{seq}" for saga_id, seq in shown)
+    return hashlib.blake2s(told.encode(), digest_size=8).hexdigest()
 
 
 def _capped(name: str, wanted: Filter) -> Select[str, int]:

@@ -97,7 +97,7 @@ async def test_who_may_only_look_sees_why_nothing_can_be_done(shop: World, brows
     (row,) = letters(shown.page).values()
     assert list(row.all("form")) == []
     assert all("disabled" in button.attributes for button in row.all("button"))
-    assert "This needs the role `operator`." in row.text
+    assert "This needs the role operator." in row.text
     assert (await browser.send(may_not, reason="still")).status == 403
 
 

@@ -48,8 +48,10 @@
   // The server says that something has moved; the page fetches itself and takes over the parts that differ. A part in
   // which somebody is at work is left alone: what they send then is judged by the server.
 
+  const AGAIN_MS = 5000;
   const main = document.getElementById("main");
   let source = null;
+  let broken = false;
 
   function busy(part) {
     if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) return true;
@@ -72,8 +74,8 @@
 
   async function refresh() {
     const answer = await fetch(main.dataset.self || location.href, { headers: { Accept: "text/html" } });
-    if (answer.redirected) { location.reload(); return; }
-    if (!answer.ok) return;
+    if (answer.status >= 500 || answer.status === 429) throw new Error(answer.statusText);
+    if (answer.redirected || !answer.ok) { location.reload(); return; }
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const fresh of page.querySelectorAll("[data-part]")) {
       const part = document.getElementById(fresh.id);
@@ -94,7 +96,19 @@
     fetching = true;
     try {
       while (wanted) { wanted = false; await refresh(); }
-    } catch { wanted = false; } finally { fetching = false; }
+    } catch {
+      // The server or its database is away. The stream need not break with it, so nobody else comes back to this.
+      wanted = true;
+      setTimeout(() => { if (wanted) moved(); }, AGAIN_MS);
+    } finally { fetching = false; }
+  }
+
+  // A stream that breaks is opened again by the browser; one that was answered with an error is not.
+  async function again() {
+    if (!broken || document.hidden) return;
+    broken = false;
+    await moved();  // who is not logged in any more is sent to the login
+    listen();
   }
 
   function listen() {
@@ -105,11 +119,18 @@
     if (!main.dataset.live) return;
     source = new EventSource(main.dataset.live);
     source.addEventListener("open", () => { if (sign) sign.hidden = false; });
-    source.addEventListener("error", () => { if (sign) sign.hidden = true; });
+    source.addEventListener("error", (event) => {
+      if (sign) sign.hidden = true;
+      broken = event.target === source && source.readyState === EventSource.CLOSED;
+      if (broken) setTimeout(again, AGAIN_MS);
+    });
     source.addEventListener("moved", moved);
   }
 
-  document.addEventListener("visibilitychange", () => { if (!document.hidden && wanted) moved(); });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && wanted) moved();
+    again();
+  });
 
   // What came of a form is a page of its own; its address is that of what it shows.
   const self = main?.dataset.self;
