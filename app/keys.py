@@ -15,13 +15,17 @@ import secrets
 import time
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from app import access
-from app.access import Caller, Scope
+from app.access import NO_TENANT, Caller, Scope
 from app.errors import DatabaseUnavailable, Problem
 from app.observability import log
+from app.saga.fields import shown
 from app.settings import Settings
+from app.store.database import Database
 from app.store.keys import ApiKeys
+from app.store.sagas import new_id
 
 FRESH_SECONDS: Final = 2.0
 KNOWN_SECONDS: Final = 60.0
@@ -149,6 +153,27 @@ class Keys:
             await self._write_now()
         for task in [*self._reading.values()]:
             await asyncio.wait([task])
+
+
+async def new_key_id(database: Database) -> str:
+    return UUID(new_id(await database.now())).hex
+
+
+def tenant_of_new(caller: Caller, wanted: str | None) -> str:
+    """Whose keys a caller makes: of its own tenant, or as the house of any. Problem 403 `tenant-bound`."""
+    if caller.sees is None:
+        return wanted or NO_TENANT
+    if wanted is not None and wanted != caller.tenant:
+        raise Problem(
+            403,
+            "tenant-bound",
+            f"This caller belongs to the tenant {shown(caller.tenant)} and makes no keys of others.",
+        )
+    return caller.tenant
+
+
+def no_key(key_id: str, what: str = "") -> Problem:
+    return Problem(404, "key-not-found", f"There is no key {shown(key_id)}{what}.")
 
 
 def new_key(key_id: str) -> tuple[str, bytes]:
