@@ -21,6 +21,8 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 NO_TENANT: Final = ""
+TENANT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What a tenant is called."""
 
 
 class Right(StrEnum):

@@ -16,13 +16,17 @@ import secrets
 import time
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from app import access
-from app.access import Caller, Scope
+from app.access import NO_TENANT, Caller, Scope
 from app.errors import DatabaseUnavailable, Problem
 from app.observability import log
+from app.saga.fields import shown
 from app.settings import Settings
+from app.store.database import Database
 from app.store.keys import ApiKeys
+from app.store.sagas import new_id
 
 FRESH_SECONDS: Final = 2.0
 RENEW_SECONDS: Final = 1.0
@@ -185,6 +189,34 @@ def _looked_at(task: "asyncio.Task[_Known | None]") -> None:
     """Who waits for a reading is told how it failed; of one in the background the next that has to wait will be."""
     if not task.cancelled():
         task.exception()
+
+
+async def new_key_id(database: Database) -> str:
+    return UUID(new_id(await database.now())).hex
+
+
+def tenant_of_new(caller: Caller, wanted: str | None) -> str:
+    """Whose keys a caller makes: of its own tenant, or as the house of any. Problem 403 `tenant-bound`."""
+    if caller.sees is None:
+        return wanted or NO_TENANT
+    if wanted is not None and wanted != caller.tenant:
+        raise Problem(
+            403,
+            "tenant-bound",
+            f"This caller belongs to the tenant {shown(caller.tenant)} and makes no keys of others.",
+        )
+    return caller.tenant
+
+
+def known_id(text: str) -> str:
+    """From a path; Problem 404 where it cannot name a key."""
+    if not ID.fullmatch(text):
+        raise no_key(text)
+    return text
+
+
+def no_key(key_id: str, what: str = "") -> Problem:
+    return Problem(404, "key-not-found", f"There is no key {shown(key_id)}{what}.")
 
 
 def new_key(key_id: str) -> tuple[str, bytes]:

@@ -2,22 +2,17 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
-from uuid import UUID
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.access import NO_TENANT, Caller
 from app.api import schemas
 from app.api.dependencies import MayAdminister, checked, house_of, read_json
 from app.api.openapi import describe
 from app.api.sagas import CURSOR, LIMIT, json_response, page_response
-from app.errors import Problem
 from app.filters import PAGING, Query
 from app.instants import rfc3339
-from app.keys import ID, new_key
-from app.saga.fields import shown
-from app.store.sagas import new_id
+from app.keys import known_id, new_key, new_key_id, no_key, tenant_of_new
 
 PROBLEMS: Final = (400, 404, 413, 422)
 TIMES: Final = ("created_at", "expires_at", "revoked_at", "last_used_at")
@@ -28,34 +23,6 @@ router = APIRouter(prefix="/admin/api", tags=["admin"])
 
 def _view(key: Mapping[str, Any]) -> dict[str, Any]:
     return {**key, **{name: None if key[name] is None else rfc3339(key[name]) for name in TIMES}}
-
-
-def _no_key(key_id: str, what: str = "") -> Problem:
-    return Problem(404, "key-not-found", f"There is no key {shown(key_id)}{what}.")
-
-
-def _key_id(text: str) -> str:
-    """From a path; what cannot be one names no key."""
-    if not ID.fullmatch(text):
-        raise _no_key(text)
-    return text
-
-
-async def _new_id(request: Request) -> str:
-    return UUID(new_id(await house_of(request).database.now())).hex
-
-
-def _tenant(caller: Caller, wanted: str | None) -> str:
-    """Whose keys a caller makes: of its own tenant, or as the house of any."""
-    if caller.sees is None:
-        return wanted or NO_TENANT
-    if wanted is not None and wanted != caller.tenant:
-        raise Problem(
-            403,
-            "tenant-bound",
-            f"This caller belongs to the tenant {shown(caller.tenant)} and makes no keys of others.",
-        )
-    return caller.tenant
 
 
 @router.post(
@@ -70,8 +37,8 @@ def _tenant(caller: Caller, wanted: str | None) -> str:
 )
 async def create(request: Request, caller: MayAdminister) -> Response:
     wanted = checked(schemas.KeyRequest, await read_json(request))
-    tenant = _tenant(caller, wanted.tenant)
-    key_id = await _new_id(request)
+    tenant = tenant_of_new(caller, wanted.tenant)
+    key_id = await new_key_id(house_of(request).database)
     key, digest = new_key(key_id)
     made = await house_of(request).api_keys.create(
         key_id,
@@ -105,9 +72,9 @@ async def list_keys(request: Request, caller: MayAdminister) -> Response:
 
 @router.get("/keys/{id}", **describe("One API key", answers={200: schemas.KeyView}, problems=(404,)))
 async def show(request: Request, caller: MayAdminister, id: str) -> Response:  # noqa: A002
-    found = await house_of(request).api_keys.get(_key_id(id), caller.sees)
+    found = await house_of(request).api_keys.get(known_id(id), caller.sees)
     if found is None:
-        raise _no_key(id)
+        raise no_key(id)
     return json_response(_view(found))
 
 
@@ -124,13 +91,13 @@ async def show(request: Request, caller: MayAdminister, id: str) -> Response:  #
 )
 async def rotate(request: Request, caller: MayAdminister, id: str) -> Response:  # noqa: A002
     wanted = checked(schemas.RotateRequest, await read_json(request, empty={}))
-    new = await _new_id(request)
+    new = await new_key_id(house_of(request).database)
     key, digest = new_key(new)
     made = await house_of(request).api_keys.rotate(
-        _key_id(id), new, digest, caller, overlap_seconds=wanted.overlap, reason=wanted.reason
+        known_id(id), new, digest, caller, overlap_seconds=wanted.overlap, reason=wanted.reason
     )
     if made is None:
-        raise _no_key(id, " that still holds")
+        raise no_key(id, " that still holds")
     request.app.state.keys.forget(id)
     return json_response({**_view(made), "key": key}, 201, NOT_KEPT)
 
@@ -148,8 +115,8 @@ async def rotate(request: Request, caller: MayAdminister, id: str) -> Response: 
 )
 async def revoke(request: Request, caller: MayAdminister, id: str) -> Response:  # noqa: A002
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
-    gone = await house_of(request).api_keys.revoke(_key_id(id), caller, reason)
+    gone = await house_of(request).api_keys.revoke(known_id(id), caller, reason)
     if gone is None:
-        raise _no_key(id)
+        raise no_key(id)
     request.app.state.keys.forget(id)
     return json_response(_view(gone))

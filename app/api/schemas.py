@@ -19,7 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from app.access import Role, Scope
+from app.access import TENANT, Role, Scope
 from app.engine import SOURCE
 from app.instants import parse_instant
 from app.saga.definition import MAX_STEPS
@@ -618,7 +618,6 @@ class ReadyView(View):
 
 # --- people -----------------------------------------------------------------------------------------------------
 
-TENANT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 UserName = Annotated[str, StringConstraints(max_length=200)]
 Password = Annotated[str, Field(json_schema_extra={"format": "password"}, description="12 to 1024 characters")]
 UserTenant = Annotated[

@@ -5,7 +5,6 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.access import Caller
 from app.api import schemas
 from app.api.dependencies import Anybody, MayAdminister, checked, house_of, read_json
 from app.api.openapi import describe, parameter
@@ -15,7 +14,7 @@ from app.filters import PAGING, Query
 from app.instants import rfc3339
 from app.people import passwords, visits
 from app.people.logins import Visit, is_name, plain_name
-from app.saga.fields import shown
+from app.people.users import NAME_RULE, known_name, refuse_tenants
 from app.store.accounts import Account
 from app.store.database import to_micros
 
@@ -37,20 +36,6 @@ def _view(account: Account) -> dict[str, Any]:
         "created_by": account.created_by,
         "last_login_at": None if last is None else rfc3339(to_micros(last)),
     }
-
-
-def _of_the_house(caller: Caller) -> None:
-    """Users are the house's: an administrator of one tenant could make himself one of every tenant."""
-    if not caller.every_tenant:
-        detail = "Users are managed by the house: with a key or a user that belongs to no tenant."
-        raise Problem(403, "tenant-bound", detail)
-
-
-def _named(text: str) -> str:
-    name = plain_name(text)
-    if not is_name(name):
-        raise Problem(404, "user-not-found", f"There is no user {shown(text)}.")
-    return name
 
 
 def _invalid(path: str, message: str) -> Problem:
@@ -75,7 +60,7 @@ def _check_password(path: str, password: str, name: str) -> None:
     ),
 )
 async def find(request: Request, caller: MayAdminister) -> Response:
-    _of_the_house(caller)
+    refuse_tenants(caller)
     query = Query(request, PAGING)
     limit, after = query.limit(), query.one("cursor", str)
     query.check()
@@ -94,11 +79,11 @@ async def find(request: Request, caller: MayAdminister) -> Response:
     ),
 )
 async def create(request: Request, caller: MayAdminister) -> Response:
-    _of_the_house(caller)
+    refuse_tenants(caller)
     wanted = checked(schemas.UserRequest, await read_json(request))
     name = plain_name(wanted.name)
     if not is_name(name):
-        raise _invalid("name", "must be 1 to 100 letters, digits and . _ @ + -, and begin with a letter or digit")
+        raise _invalid("name", NAME_RULE)
     made = None
     if wanted.password is None:
         made = passwords.made()
@@ -121,9 +106,9 @@ async def create(request: Request, caller: MayAdminister) -> Response:
     ),
 )
 async def change(request: Request, caller: MayAdminister, name: str) -> Response:
-    _of_the_house(caller)
+    refuse_tenants(caller)
     wanted = checked(schemas.UserChange, await read_json(request))
-    name = _named(name)
+    name = known_name(name)
     changes: dict[str, Any] = {
         key: value for key in ("role", "disabled", "password") if (value := getattr(wanted, key)) is not None
     }
@@ -146,9 +131,9 @@ async def change(request: Request, caller: MayAdminister, name: str) -> Response
     ),
 )
 async def remove(request: Request, caller: MayAdminister, name: str) -> Response:
-    _of_the_house(caller)
+    refuse_tenants(caller)
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
-    await house_of(request).users.remove(caller, _named(name), reason)
+    await house_of(request).users.remove(caller, known_name(name), reason)
     return Response(status_code=204)
 
 
@@ -163,9 +148,9 @@ async def remove(request: Request, caller: MayAdminister, name: str) -> Response
     ),
 )
 async def log_out(request: Request, caller: MayAdminister, name: str) -> Response:
-    _of_the_house(caller)
+    refuse_tenants(caller)
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
-    return json_response({"sessions": await house_of(request).users.log_out(caller, _named(name), reason)})
+    return json_response({"sessions": await house_of(request).users.log_out(caller, known_name(name), reason)})
 
 
 # --- oneself ----------------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from app.dashboard import (
     audit,
     definitions,
     house,
+    keys,
     letters,
     login,
     pages,
     saga,
     sagas,
     services,
+    users,
 )
 
 PAGES: Final[tuple[APIRouter, ...]] = (
@@ -32,4 +34,6 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     services.router,
     house.router,
     audit.router,
+    keys.router,
+    users.router,
 )

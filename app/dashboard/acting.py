@@ -5,7 +5,7 @@ is done, and the new truth is shown.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
@@ -18,7 +18,11 @@ from app.dashboard.saga import ACTIONS, read_id, saga_page
 from app.errors import Problem
 from app.operating import NOT_GIVEN, Operator
 from app.saga.durations import parse_duration
+from app.saga.jsonable import text_fault
 from app.store.sagas import Saga
+
+TEXT_CHARACTERS: Final = 2000
+"""Of a reason or a note."""
 
 router = APIRouter(route_class=Page, include_in_schema=False)
 
@@ -41,7 +45,7 @@ async def act(request: Request, posted: Posting, id: str, action: str) -> Respon
 
 async def _do(request: Request, posted: Posted, saga_id: str, action: str) -> Saga:
     operator = Operator(house_of(request), posted.visitor.caller, unmoved(posted))
-    reason, step = _reason(posted), posted.one("step")
+    reason, step = reason_of(posted), posted.one("step")
     confirmed = posted.one("confirm_not_done") == "true"
     match action:
         case "retry":
@@ -70,11 +74,20 @@ def unmoved(posted: Posted) -> Callable[[Saga], bool]:
     return lambda saga: str(saga.state.seq) == seq
 
 
-def _reason(posted: Posted) -> str:
-    reason = posted.one("reason").strip()
+def reason_of(posted: Posted) -> str:
+    """Problem 422 where there is none."""
+    reason = text_of(posted, "reason")
     if not reason:
         raise Problem(422, "reason-missing", "Say why you do this: the reason stands in the audit trail.")
-    return reason[:2000]
+    return reason
+
+
+def text_of(posted: Posted, name: str) -> str:
+    """As it can be stored. Problem 422 where it cannot."""
+    text = posted.one(name).strip()[:TEXT_CHARACTERS]
+    if fault := text_fault(text):
+        raise Problem(422, "body-invalid", f"The {name} {fault}.")
+    return text
 
 
 def _timeout(text: str) -> float:

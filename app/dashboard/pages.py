@@ -62,7 +62,8 @@ PLACES: Final = (
     Place("services", "/admin/services", "Services"),
     Place("house", "/admin/house", "House"),
     Place("audit", "/admin/audit", "Audit"),
-    # Keys and users come last.
+    Place("keys", "/admin/keys", "Keys"),
+    Place("users", "/admin/users", "Users"),
 )
 """What the navigation leads to."""
 

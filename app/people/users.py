@@ -11,14 +11,31 @@ from typing import Any, Final
 from app.access import Caller, Role
 from app.errors import Problem
 from app.people import logins
-from app.people.logins import ADMIN, Logins, Visit
+from app.people.logins import ADMIN, Logins, Visit, is_name, plain_name
 from app.people.passwords import Passwords
+from app.saga.fields import shown
 from app.store import accounts, login_failures, sessions
 from app.store.accounts import Account
 from app.store.audit import AuditEntry, record
 from app.store.database import Database
 
 CHANGES: Final = ("role", "tenant", "disabled", "password")
+NAME_RULE: Final = "must be 1 to 100 letters, digits and . _ @ + -, and begin with a letter or digit"
+
+
+def refuse_tenants(caller: Caller) -> None:
+    """Users are the house's: an administrator of one tenant could make himself one of every tenant."""
+    if not caller.every_tenant:
+        detail = "Users are managed by the house: with a key or a user that belongs to no tenant."
+        raise Problem(403, "tenant-bound", detail)
+
+
+def known_name(text: str) -> str:
+    """Problem 404 `user-not-found` where nobody can be called so."""
+    name = plain_name(text)
+    if not is_name(name):
+        raise Problem(404, "user-not-found", f"There is no user {shown(text)}.")
+    return name
 
 
 class Users:
