@@ -89,5 +89,7 @@ def api(settings: Settings) -> None:
         log_level="warning",
         log_config=None,  # uvicorn's errors are told as ours are
         timeout_graceful_shutdown=10,
+        # Longer than clients keep a connection: where the server is the first to close, a request can go into it.
+        timeout_keep_alive=75,
         server_header=False,
     )

@@ -21,6 +21,7 @@ from app.saga.fields import Fault, Faults, Fields, of_type, or_nothing, shown, w
 from app.saga.jsonable import text_fault
 from app.saga.service import Service
 from app.saga.yaml12 import YamlInvalid, load_yaml
+from app.settings import SIGNING_BYTES
 from app.store.audit import AuditEntry
 from app.store.definitions import Definitions
 from app.store.services import Services
@@ -37,7 +38,6 @@ _OURS: Final = re.compile(
     r"content-type|content-length|transfer-encoding|connection|host|idempotency-key|traceparent|saga-.*|webhook-.*",
     re.IGNORECASE,
 )
-_SECRET_BYTES: Final = range(16, 65)
 
 
 class FileFault(NamedTuple):
@@ -126,7 +126,7 @@ def _check_kind(fields: Fields, *, from_file: bool) -> None:
 
 def _url(value: object) -> str:
     text = of_type(str, "an address such as http://127.0.0.1:9001")(value)
-    if "@" in text:
+    if "@" in urlsplit(text).netloc:
         raise ValueError("must not hold a user or a password: give them as a header")
     if fault := address_fault(text):
         raise ValueError(fault)
@@ -172,7 +172,7 @@ def _secret(value: object) -> str:
         length = len(base64.b64decode(text.removeprefix("whsec_"), validate=True))
     except (binascii.Error, ValueError):
         length = 0
-    if not text.startswith("whsec_") or length not in _SECRET_BYTES:
+    if not text.startswith("whsec_") or length not in SIGNING_BYTES:
         raise ValueError("must be whsec_ and 16 to 64 bytes in base64 (Standard Webhooks)")
     return text
 

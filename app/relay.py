@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from standardwebhooks import Webhook
 
 from app import broker, notices, probes
 from app.bus import Bus
 from app.errors import DatabaseUnavailable
 from app.observability import log
-from app.participants import addresses
+from app.participants.addresses import Connector
 from app.participants.contract import readable
-from app.participants.http import KEEPALIVE_SECONDS, RETRY, unconnected, webhook_headers
+from app.participants.http import RETRY, open_session, unconnected, webhook_headers
 from app.saga.backoff import delay_seconds
 from app.saga.definition import RetryPolicy
 from app.settings import Settings
@@ -120,8 +121,10 @@ class _Failure:
 class Courier:
     """Delivers notices and events, of one process and event loop. 2xx is delivered; redirects are not followed."""
 
-    def __init__(self, store: Notices, services: Services, settings: Settings) -> None:
-        self._store, self._services, self._settings = store, services, settings
+    def __init__(
+        self, store: Notices, services: Services, settings: Settings, resolver: AbstractResolver | None = None
+    ) -> None:
+        self._store, self._services, self._settings, self._resolver = store, services, settings, resolver
         # Several secrets are for rotation: each signs, and the receiver accepts any that it knows.
         secrets = settings.webhook_secret.get_secret_value().split() if settings.webhook_secret is not None else []
         self._signers = [Webhook(secret) for secret in secrets]
@@ -214,14 +217,7 @@ class Courier:
     ) -> _Failure | None:
         """Why it was not delivered, or None."""
         if self._session is None:
-            # Neither proxies nor .netrc of the environment: a notice goes to its address or nowhere.
-            self._session = aiohttp.ClientSession(
-                connector=addresses.Connector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-                trust_env=False,
-                headers={"User-Agent": "saga-orchestrator"},
-            )
+            self._session = open_session(self._resolver, connector=Connector, timeout_seconds=TIMEOUT_SECONDS)
         try:
             async with self._session.post(
                 url,
@@ -235,7 +231,8 @@ class Courier:
         except TimeoutError:
             return _Failure(f"the receiver did not answer within {TIMEOUT_SECONDS} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _Failure(f"no answer came: {unconnected(error)}")
+            came = "no connection was made" if isinstance(error, aiohttp.ClientConnectorError) else "no answer came"
+            return _Failure(f"{came}: {unconnected(error)}")
 
     async def close(self) -> None:
         """Cuts off what is under way; it is delivered again once its lease is over."""

@@ -15,13 +15,18 @@ from app.access import ROLES, Role
 from app.saga.definition import MAX_STEPS
 from app.saga.jsonable import MAX_DEPTH
 
+SIGNING_BYTES: Final = range(16, 65)
+"""Of a secret that signs: a short one can be guessed, and Standard Webhooks has none longer."""
+
 
 def _signing(given: SecretStr | None) -> SecretStr | None:
     for secret in given.get_secret_value().split() if given is not None else ():
         try:
-            base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            length = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
         except binascii.Error:
-            raise ValueError("must be whsec_ and bytes in base64, as Standard Webhooks has it") from None
+            length = 0
+        if length not in SIGNING_BYTES:
+            raise ValueError("must be whsec_ and 16 to 64 bytes in base64, as Standard Webhooks has it")
     return given
 
 
@@ -78,10 +83,13 @@ def _payload_keys(given: SecretStr | None) -> SecretStr | None:
 class Settings(BaseSettings):
     """Read once at start; a process never changes its mind about them."""
 
-    model_config = SettingsConfigDict(env_prefix="SAGA_", extra="ignore", hide_input_in_errors=True)
+    # An empty variable is none: with an empty SAGA_SECRET_KEY anybody could forge tokens.
+    model_config = SettingsConfigDict(
+        env_prefix="SAGA_", extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
-    database_url: str = "postgresql://saga@127.0.0.1:5432/saga"
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: str = Field("postgresql://saga@127.0.0.1:5432/saga", repr=False)
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     sagas_dir: Path | None = None
     """Folder of definitions and services.yaml, registered at start."""
 

@@ -82,12 +82,21 @@ class _Connector(addresses.Connector):
         return connection
 
 
-def open_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
-    """One per process and event loop. `resolver`: another than the machine's own."""
+def open_session(
+    resolver: AbstractResolver | None = None,
+    *,
+    connector: type[addresses.Connector] = _Connector,
+    timeout_seconds: float | None = None,
+) -> aiohttp.ClientSession:
+    """One per process and event loop. Neither proxies nor .netrc of the environment: what is sent goes to its address
+    or nowhere.
+
+    `resolver`: another than the machine's own. `timeout_seconds`: of one call; None leaves it to whoever calls.
+    """
     return aiohttp.ClientSession(
-        connector=_Connector(resolver=resolver, limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+        connector=connector(resolver=resolver, limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=True,
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds),
         trust_env=False,
         headers={"User-Agent": "saga-orchestrator"},
     )

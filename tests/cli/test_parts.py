@@ -88,7 +88,7 @@ def test_a_secret_that_cannot_sign_is_refused_and_not_shown(run: Run, set_enviro
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
         "Error: Settings are wrong:\n"
-        "  SAGA_WEBHOOK_SECRET: value error, must be whsec_ and bytes in base64, as Standard Webhooks has it\n"
+        "  SAGA_WEBHOOK_SECRET: value error, must be whsec_ and 16 to 64 bytes in base64, as Standard Webhooks has it\n"
     )
 
 

@@ -61,7 +61,7 @@ class TestAgainstAProvider:
     async def through(self, browser: Browser, sub: str, after: str = "") -> str:
         """The address of ours that the provider sends the browser to."""
         page = await browser.get("/admin/login" + (f"?{urlencode({'next': after})}" if after else ""))
-        link = re.search(r'<a href="(/admin/login/oidc[^"]*)">Log in with localhost</a>', page.content.decode())
+        link = re.search(r'<a [^>]*href="(/admin/login/oidc[^"]*)">Log in with localhost</a>', page.content.decode())
         there = await browser.get(link[1].replace("&amp;", "&"))
         assert there.status == 303
         async with browser.session.post(

@@ -3,8 +3,9 @@
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from app.participants.addresses import Connector, forbidden, literal_fault, refusal
 from app.participants.http import HttpParticipant, open_session
+from app.relay import Courier
 from app.saga.messages import OutcomeKind
 from app.saga.service import Service
 from tests.api.conftest import World, api, app_state, served, world  # noqa: F401 - fixtures
 from tests.participant import Behaviour, Participant
 from tests.participants.attempts import ATTEMPT, LIMIT
+from tests.receiver import Receiver
 from tests.waiting import until
 
 METADATA = "169.254.169.254"
@@ -40,15 +43,27 @@ NEVER = [
     "febf::1",
     "ff02::1",
     "fd00:ec2::254",
+    "fd00:ec2::23",
     "fd20:ce::254",
+    "fd00:c1::a9fe:a9fe",
+    "fd00:100::100:200",
+    "fd00:a9fe:a9fe::1",
+    "fd00:42::42",
     "::ffff:169.254.169.254",
     "::169.254.169.254",
+    "::ffff:0:169.254.169.254",
     "64:ff9b::169.254.169.254",
     "64:ff9b:1::169.254.169.254",
     "2002:a9fe:a9fe::1",
     "2001:0:a9fe:a9fe::1",  # Teredo through that server
+    "2001:0:808:808::5601:5601",  # Teredo to that client
+    "fd12::5efe:169.254.169.254",  # ISATAP
+    "2001:db8::200:5efe:169.254.169.254",
 ]
-FINE = ["127.0.0.1", "127.8.8.8", "10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "8.8.8.8", "::1", "fd12::1"]
+FINE = [
+    *("127.0.0.1", "127.8.8.8", "10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "8.8.8.8"),
+    *("::1", "fd12::1", "::ffff:127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "2002:a00:1::1"),
+]
 
 
 class Names(AbstractResolver):
@@ -103,7 +118,9 @@ class TestAddresses:
             assert forbidden(ipaddress.IPv6Address(prefix | number)) == judged
         assert forbidden(ipaddress.IPv6Address(0x2002 << 112 | number << 80)) == judged
 
-    @pytest.mark.parametrize("host", ["2852039166", "0xA9FEA9FE", "169.254.43518", "0251.0376.0251.0376", "0"])
+    @pytest.mark.parametrize(
+        "host", ["2852039166", "0xA9FEA9FE", "169.254.43518", "0251.0376.0251.0376", "0", "169.254.169.254."]
+    )
     def test_one_that_is_written_as_browsers_once_took_it(self, host: str) -> None:
         assert "never called" in (literal_fault(host) or "")
 
@@ -172,6 +189,33 @@ class TestCalls:
                 await session.get("http://payment.test:9")
         assert refusal(refused.value) == f"the address {METADATA} (link-local), which is never called"
 
+    @pytest.mark.parametrize("found", [["0.0.0.0"], ["::ffff:0.0.0.0"], ["127.0.0.1", "0.0.0.0"]])
+    async def test_what_would_be_reached_is_not(self, participant: Participant, found: list[str]) -> None:
+        """Here an unspecified address is another way to loopback: whoever does not look gets an answer."""
+        port = participant.url.rpartition(":")[2]
+        kind, message = await call(f"http://payment.test:{port}", Names(found))
+        assert (kind, participant.asked) == (OutcomeKind.NOT_SENT, [])
+        assert "(unspecified), which is never called" in message
+        kind, message = await call(f"http://0.0.0.0:{port}")
+        assert (kind, participant.asked) == (OutcomeKind.NOT_SENT, [])
+        assert message == (
+            "no connection to payment could be made: the address 0.0.0.0 (unspecified), which is never called"
+        )
+
+    async def test_a_resolver_that_answers_with_a_name_is_not_believed(self, participant: Participant) -> None:
+        """It would be looked up once more, by somebody who checks nothing."""
+        port = participant.url.rpartition(":")[2]
+        kind, _ = await call(f"http://payment.test:{port}", Names(["localhost"]))
+        assert (kind, participant.asked) == (OutcomeKind.NOT_SENT, [])
+
+    async def test_nor_is_it_polled_where_its_name_leads_later(self, participant: Participant) -> None:
+        port = participant.url.rpartition(":")[2]
+        for found, comes in ((["127.0.0.1"], True), (["0.0.0.0"], False)):
+            async with open_session(Names(found)) as session:
+                service = HttpParticipant(session, Service("payment", url="http://payment.test:1"), LIMIT)
+                outcome = await service.poll(ATTEMPT, f"http://payment.test:{port}/ledger")
+            assert (outcome is not None) is comes
+
     async def test_a_redirect_is_not_followed(self, participant: Participant) -> None:
         elsewhere = f"http://{METADATA}/latest/meta-data"
         for status in (301, 302, 307, 308):
@@ -209,20 +253,60 @@ class TestRegistration:
         assert (answer.status, answer.code, answer.paths) == (422, "service-invalid", ["url"])
         assert "never called" in answer.json["errors"][0]["message"]
 
+    @pytest.mark.parametrize(
+        "url", ["http://user:hunter2@127.0.0.1/", "http://hunter2@127.0.0.1/", "http://:hunter2@127.0.0.1/pay"]
+    )
+    async def test_a_password_in_a_url_is_refused_and_not_quoted(self, api: Any, url: str) -> None:  # noqa: F811
+        """The url is shown to whoever may read."""
+        answer = await api.put("/services/payment", {"url": url})
+        assert (answer.status, answer.code, answer.paths) == (422, "service-invalid", ["url"])
+        assert b"hunter2" not in answer.content
+
     async def test_a_schema_fetches_nothing(self, world: World, tmp_path: Any) -> None:  # noqa: F811
         secret = tmp_path / "secret.json"
         secret.write_text('{"type": "object"}')
-        asked = len(world.participant.asked)
+        came: list[Any] = []
+        server = await asyncio.start_server(lambda *connection: came.append(connection), "127.0.0.1", 0)
+        here = f"//127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        places = [f"http:{here}/schema", f"https:{here}/schema", f"http://{METADATA}/schema", secret.as_uri(), here]
         steps = [{"name": "a", "service": "shop", "action": "a", "compensation": "none"}]
-        for place in (f"{world.participant.url}/schema", f"http://{METADATA}/schema", secret.as_uri()):
-            for schema in ({"$ref": place}, {"properties": {"x": {"$ref": f"{place}#/a"}}}, {"$dynamicRef": place}):
-                body = {"name": "order", "steps": steps, "input_schema": schema}
-                answer = await world.api.put("/definitions/order", body)
-                assert (answer.status, answer.code) == (422, "definition-invalid"), (schema, answer.content)
-        assert len(world.participant.asked) == asked
+        async with server:
+            for place in places:
+                for schema in (
+                    {"$ref": place},
+                    {"properties": {"x": {"$ref": f"{place}#/a"}}},
+                    {"$dynamicRef": place},
+                    {"$schema": place},
+                    {"$id": f"{place}/", "properties": {"x": {"$ref": "other.json"}}},
+                ):
+                    body = {"name": "order", "steps": steps, "input_schema": schema}
+                    for answer in (
+                        await world.api.put("/definitions/order", body),
+                        await world.api.post("/definitions/validate", body),
+                    ):
+                        assert (answer.status, answer.code) == (422, "definition-invalid"), (schema, answer.content)
+        assert came == []
 
 
 class TestNotices:
+    @pytest.fixture
+    async def receiver(self) -> AsyncIterator[Receiver]:
+        async with Receiver.serve() as receiver:
+            yield receiver
+
+    @pytest.fixture
+    async def courier(self, world: World) -> AsyncIterator[Callable[[AbstractResolver], Courier]]:  # noqa: F811
+        """A worker's, with names of its own."""
+        house, made = world.worker, []
+
+        def make(names: AbstractResolver) -> Courier:
+            made.append(Courier(house.notices, house.services, house.settings, names))
+            return made[-1]
+
+        yield make
+        for courier in made:
+            await courier.close()
+
     @pytest.fixture
     def options(self) -> dict[str, Any]:
         return {"notify_hosts": f"127.0.0.1,localhost,{METADATA},told.test"}
@@ -245,19 +329,63 @@ class TestNotices:
             answer = await world.api.post("/sagas", body, Idempotency_Key="a")
             assert (answer.status, answer.paths) == (422, ["notify_url"]), url
 
-    async def test_a_notice_to_a_name_that_leads_astray_says_why_it_was_not_told(self, world: World) -> None:  # noqa: F811
-        courier = world.worker.courier
-        assert courier is not None
-        connector = Connector(resolver=Names([METADATA]))
-        courier._session = aiohttp.ClientSession(connector=connector)
+    @pytest.mark.parametrize("found", [[METADATA], ["0.0.0.0"], ["127.0.0.1", METADATA]])
+    async def test_a_notice_to_a_name_that_leads_astray_says_why_it_was_not_told(
+        self,
+        world: World,  # noqa: F811
+        receiver: Receiver,
+        courier: Callable[[AbstractResolver], Courier],
+        found: list[str],
+    ) -> None:
         await world.define({"name": "reserve"})
-        await world.ran(notify_url="http://told.test/hook")
-        courier.wake()
+        await world.ran(notify_url=receiver.url.replace("127.0.0.1", "told.test"))
+        courier(Names(found)).wake()
 
-        async def told() -> bool:
+        async def tried() -> bool:
             (notice,) = (await world.api.get("/admin/api/notices")).json["items"]
             return notice["last_error"] is not None
 
-        await until(told)
+        await until(tried)
         (notice,) = (await world.api.get("/admin/api/notices")).json["items"]
+        assert notice["last_error"].startswith("no connection was made: 'told.test' is the address ")
         assert "never called" in notice["last_error"]
+        assert receiver.told == []
+
+    async def test_a_name_that_leads_to_loopback_is_told_without_proxies_or_netrc(
+        self,
+        world: World,  # noqa: F811
+        receiver: Receiver,
+        courier: Callable[[AbstractResolver], Courier],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        (tmp_path / "netrc").write_text("default login me password hunter2\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            for spelling in (name, name.upper()):
+                monkeypatch.setenv(spelling, "http://127.0.0.1:9")
+        await world.define({"name": "reserve"})
+        await world.ran(notify_url=receiver.url.replace("127.0.0.1", "told.test"))
+        courier(Names(["127.0.0.1"])).wake()
+        told = await receiver.until_told()
+        assert "Authorization" not in told.headers
+
+    async def test_a_redirect_of_the_receiver_is_not_followed(
+        self,
+        world: World,  # noqa: F811
+        receiver: Receiver,
+        courier: Callable[[AbstractResolver], Courier],
+    ) -> None:
+        receiver.answers = [307]
+        await world.define({"name": "reserve"})
+        await world.ran(notify_url=receiver.url)
+        courier(Names()).wake()
+
+        async def tried() -> bool:
+            (notice,) = (await world.api.get("/admin/api/notices")).json["items"]
+            return notice["last_error"] is not None
+
+        await until(tried)
+        (notice,) = (await world.api.get("/admin/api/notices")).json["items"]
+        assert notice["last_error"] == "the receiver answered 307"
+        assert [told.path for told in receiver.told] == ["/told"]
