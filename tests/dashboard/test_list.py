@@ -1,16 +1,19 @@
 """The list: it says what the pages of its sagas say, finds what is looked for, and acts on many when told twice."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
+from app import probes
 from app.api import sagas as api_sagas
 from app.store import overview
 from tests.api.conftest import ONCE, World
-from tests.dashboard.conftest import Browser, Element
-from tests.participant import ACCEPTED, BUSY, REFUSED, answers
+from tests.dashboard.conftest import PASSWORD, Browser, Element
+from tests.participant import ACCEPTED, ACTION, BUSY, COMPENSATION, REFUSED, Behaviour, answers
 
 LATER = {"max_attempts": 3, "initial_delay": "1h", "max_delay": "1h"}
 SCRIPT = "<script>alert('x')</script>"
@@ -18,12 +21,17 @@ SCRIPT = "<script>alert('x')</script>"
 
 @pytest.fixture
 async def shop(world: World) -> World:
-    await world.define(
-        {"name": "reserve", "compensation_retry": ONCE},
-        {"name": "charge", "retry": LATER},
-        {"name": "mail", "compensation": "none", "retry": ONCE, "on_exhausted": "pause"},
-    )
+    await define(world)
     return world
+
+
+async def define(world: World, **more: Any) -> None:
+    """`more` of each step."""
+    await world.define(
+        {"name": "reserve", "compensation_retry": ONCE, **more},
+        {"name": "charge", "retry": LATER, **more},
+        {"name": "mail", "compensation": "none", "retry": ONCE, "on_exhausted": "pause", **more},
+    )
 
 
 async def stuck(world: World, **more) -> str:
@@ -48,6 +56,26 @@ async def found(browser: Browser, **query: str) -> list[str]:
 # --- it agrees with the detail ----------------------------------------------------------------------------------
 
 
+def timeless(sentence: str) -> str:
+    """Without how long it is until the next attempt: the two pages are made one after the other."""
+    return re.sub(r"\bin \d+ (s|min|h)\b|\bas soon as a worker takes it\b", "soon", sentence)
+
+
+async def agreed(world: World, browser: Browser, saga_id: str) -> dict[str, Any]:
+    """The saga as the API tells it, once its row, its page and the API have been found to say the same."""
+    row = rows((await browser.get("/admin/sagas")).page)[saga_id]
+    head = (await browser.get(f"/admin/sagas/{saga_id}")).page.one("section", id="head")
+    told = (await world.api.get(f"/sagas/{saga_id}")).json
+    assert row["data-state"] == head["data-state"] == told["state"]
+    assert row["data-seq"] == head["data-seq"]
+    assert timeless(row.one("td", "said").text) == timeless(head.one("p", "sentence").text)
+    squares = [(s["class"], s["title"]) for s in row.one("span", "progress").all("i")]
+    assert squares == [(s["class"], s["title"]) for s in head.one("span", "progress").all("i")]
+    assert ("attention" in row.one("td", "what").text) == (told["attention"] is not None)
+    assert ("paused" in row.one("td", "what").text) == told["paused"]
+    return {**told, "seq": int(row["data-seq"])}
+
+
 async def test_the_list_says_what_the_detail_says_after_every_transition(shop: World, browser: Browser):
     saga_id = (await shop.submit())["id"]
     shop.participant.on("charge", BUSY, saga_id=saga_id)
@@ -64,19 +92,46 @@ async def test_the_list_says_what_the_detail_says_after_every_transition(shop: W
     seen = set()
     for step in steps:
         await step()
-        row = rows((await browser.get("/admin/sagas")).page)[saga_id]
-        detail = (await browser.get(f"/admin/sagas/{saga_id}")).page
-        head = detail.one("section", id="head")
-        told = (await shop.api.get(f"/sagas/{saga_id}")).json
-        assert row["data-state"] == head["data-state"] == told["state"]
-        assert row["data-seq"] == head["data-seq"]
-        assert row.one("td", "said").text == detail.one("p", "sentence").text
-        squares = [(s["class"], s["title"]) for s in row.one("span", "progress").all("i")]
-        assert squares == [(s["class"], s["title"]) for s in head.one("span", "progress").all("i")]
-        assert ("attention" in row.one("td", "what").text) == (told["attention"] is not None)
-        assert ("paused" in row.one("td", "what").text) == told["paused"]
-        seen.add((told["state"], row["data-seq"]))
+        told = await agreed(shop, browser, saga_id)
+        seen.add((told["state"], told["seq"]))
     assert len(seen) == len(steps)
+
+
+@pytest.mark.parametrize("options", [{"lease_grace": 240, "admin_password": PASSWORD}])
+async def test_they_agree_after_every_transition_of_a_running_load(options: dict, shop: World, browser: Browser):
+    """Sagas side by side; each waits after each of its transitions, claims too, until it has been looked at."""
+    looked: list[dict[str, Any]] = []
+
+    await define(shop, timeout="10m")  # an attempt's time goes on while it is looked at, and so does its grace
+    one_at_a_time = asyncio.Lock()
+
+    async def look(saga_id: str, **_: Any) -> None:
+        async with one_at_a_time:
+            looked.append(await agreed(shop, browser, saga_id))
+
+    faults: list[dict[tuple[str, str], Behaviour]] = [
+        {},
+        {("charge", ACTION): BUSY},
+        {("charge", ACTION): REFUSED},
+        {("charge", ACTION): REFUSED, ("reserve", COMPENSATION): answers(400)},
+        {("mail", ACTION): answers(503)},
+        {("charge", ACTION): ACCEPTED},
+    ]
+    ids = []
+    for behaviours in faults:
+        ids.append((await shop.submit())["id"])
+        for (step, operation), behaviour in behaviours.items():
+            shop.participant.on(step, behaviour, operation=operation, saga_id=ids[-1])
+    with probes.arm(probes.PERFORM_RUNG, look):
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+            running = [group.create_task(shop.run(saga_id)) for saga_id in ids]
+    ended = [each.result() for each in running]
+    for saga in ended:
+        events = (await shop.api.get(f"/sagas/{saga['id']}/events")).json["items"]
+        assert max(told["seq"] for told in looked if told["id"] == saga["id"]) == events[-1]["seq"]
+    assert {saga["state"] for saga in ended} == {"COMPLETED", "FAILED", "COMPENSATION_FAILED", "EXECUTING"}
+    assert "COMPENSATING" in {told["state"] for told in looked}
+    assert "RUNNING" in {step["state"] for told in looked for step in told["steps"]}
 
 
 async def test_a_square_has_a_sign_and_words_beside_its_colour(shop: World, browser: Browser):
