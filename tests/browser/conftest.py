@@ -59,6 +59,7 @@ DEFINITIONS = {
                 "service": "payment",
                 "action": "charge",
                 "compensation": "refund",
+                "timeout": "60s",
                 "retry": {"max_attempts": 3, "initial_delay": "100ms"},
             },
             {"name": "confirm-order", "service": "order", "action": "confirm", "compensation": "cancel"},
