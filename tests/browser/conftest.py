@@ -19,13 +19,15 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.acceptance.house import RunningHouse, house
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "artifacts" / "screenshots"
 PASSWORD = "a password for tests"
+PATIENCE_MS = 20_000
+"""How long a page may take to show what it should; it passes as soon as it does."""
 ROLES = ("viewer", "operator")
 LIGHT, DARK, PHONE = "light", "dark", "phone"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -39,6 +41,8 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+expect.set_options(timeout=PATIENCE_MS)
 
 SERIOUS = {"serious", "critical"}
 
@@ -232,7 +236,7 @@ def new_page(browser: Browser, place: Place, console: Console) -> Iterator[Calla
         def make(**options: Any) -> Page:
             context = browser.new_context(base_url=place.url, **{"viewport": WIDE, **options})
             stack.callback(context.close)
-            context.set_default_timeout(15_000)
+            context.set_default_timeout(PATIENCE_MS)
             page = context.new_page()
             console.listen(page)
             return page
