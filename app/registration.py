@@ -137,7 +137,8 @@ def _url(value: object) -> str:
 
 def address_fault(text: str) -> str | None:
     """Why this is not an address that can be posted to, or None."""
-    wanted = f"must be an http or https address with a host, not {shown(text)}"
+    # What stands before an @ may be a password.
+    wanted = "must be an http or https address with a host" + ("" if "@" in text else f", not {shown(text)}")
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text or len(text) > 2000:
         return wanted
     try:

@@ -45,6 +45,8 @@ _FORBIDDEN: Final = tuple(
         ("fd00:100::100:200/128", _METADATA),
         ("fd00:a9fe:a9fe::1/128", _METADATA),  # Akamai
         ("fd00:42::42/128", _METADATA),  # Scaleway
+        # RFC 8215: RFC 6052 has six places in it where the IPv4 address may stand, so it cannot be looked at.
+        ("64:ff9b:1::/48", "of a translator to addresses that cannot be told"),
     )
 )
 _IN_THE_LAST_32_BITS: Final = tuple(
@@ -55,7 +57,6 @@ _IN_THE_LAST_32_BITS: Final = tuple(
             "::ffff:0:0/96",  # IPv4-mapped: RFC 4291, 2.5.5.2
             "::ffff:0:0:0/96",  # IPv4-translated: RFC 2765
             "64:ff9b::/96",  # NAT64: RFC 6052
-            "64:ff9b:1::/48",  # NAT64 within a network: RFC 8215
         ),
     )
 )
@@ -123,6 +124,8 @@ class _CheckedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
+        if not found:
+            raise OSError(f"{host} has no address")  # what aiohttp makes of none is caught by nobody
         for each in found:
             _check(each["host"], host)
         return found
