@@ -35,14 +35,18 @@ async def fill(settings: Settings, sagas: int) -> None:
     await connection.close()
 
 
-def pages(middle: dict[str, Any], needy: dict[str, Any]) -> dict[str, str]:
-    """By name, the path of each."""
+def pages(middle: dict[str, Any], needy: dict[str, Any], deep: str) -> dict[str, str]:
+    """By name, the path of each; `deep` is the cursor of a second page."""
     customer = middle["labels"]["customer"]
     return {
         "landing": "/admin/",
         "list": "/admin/sagas",
+        "list_second_page": f"/admin/sagas?cursor={deep}",
         "list_of_state": "/admin/sagas?state=COMPENSATING",
         "list_of_label": f"/admin/sagas?label=customer:{customer}",
+        "list_of_own_label": f"/admin/sagas?label=order:{middle['labels']['order']}",
+        "list_of_label_of_a_quarter": "/admin/sagas?label=region:eu",
+        "list_of_label_of_nearly_all": "/admin/sagas?label=channel:web",
         "list_of_key": f"/admin/sagas?key={middle['idempotency_key']}",
         "list_needing_attention": "/admin/sagas?attention=true",
         "list_of_cause": f"/admin/sagas?attention=true&saga={needy['saga']}&step={needy['attention']['steps'][0]}",
@@ -56,7 +60,11 @@ def pages(middle: dict[str, Any], needy: dict[str, Any]) -> dict[str, str]:
         "definition": "/admin/definitions/order",
         "services": "/admin/services",
         "house": "/admin/house",
+        "keys": "/admin/keys",
+        "users": "/admin/users",
+        "me": "/admin/me",
         "bulk": "/admin/sagas/bulk?action=retry&of=all&attention=true",
+        "bulk_of_error_text": "/admin/sagas/bulk?action=retry&of=all&text=made",
     }
 
 
@@ -78,8 +86,9 @@ async def measure(url: str, requests: int) -> dict[str, list[float]]:
                 raise RuntimeError(f"nobody is let in: {response.status}")
         middle = json.loads(await ask("/sagas?state=COMPLETED&limit=200"))["items"][-1]
         needy = json.loads(await ask("/sagas?attention=true"))["items"][-1]
+        deep = json.loads(await ask("/sagas?limit=50"))["next_cursor"]
         taken: dict[str, list[float]] = {}
-        for name, path in pages(middle, needy).items():
+        for name, path in pages(middle, needy, deep).items():
             for _ in range(3):
                 await ask(path)
             taken[name] = []

@@ -1,13 +1,12 @@
 """Lists of sagas and their histories: what people ask, apart from the step path."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, literal_column, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.saga.state import FORMAT, Micros
@@ -32,12 +31,22 @@ class Filter:
     created_before: Micros | None = None
     attention: bool | None = None
     step: str | None = None
-    """The step to blame (`TROUBLED_STEP`)."""
+    """The step to blame (`app.saga.trouble`)."""
     error: str | None = None
-    """What went wrong there (`TROUBLE`)."""
+    """What went wrong there: `exhausted-503`."""
     text: str | None = None
     """A part of what an error or the attention says, in any case."""
     ids: Sequence[str] | None = None
+
+    @property
+    def of_trouble(self) -> bool:
+        """Whether only sagas with which something went wrong can match."""
+        return self.step is not None or self.error is not None or self.text is not None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether few may match, wherever they stand."""
+        return self.of_trouble or bool(self.labels) or self.key is not None or self.ids is not None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [of_tenant(table, self.tenant)]
@@ -57,49 +66,18 @@ class Filter:
             # Written so that the partial index on `attention` serves it.
             found.append(table.c.attention if self.attention else ~table.c.attention)
         if self.step is not None:
-            found += [_UNHAPPY, literal_column(TROUBLED_STEP) == self.step]
+            found += [_IN_TROUBLE, table.c.blamed_step == self.step]
         if self.error is not None:
-            found += [_UNHAPPY, literal_column(TROUBLE) == self.error]
+            found += [_IN_TROUBLE, table.c.trouble == self.error]
         if self.text is not None:
-            # The whole document first, as text: most have nothing of it, and that is known sooner.
-            written = json.dumps(self.text, ensure_ascii=False)[1:-1]
-            found += [
-                _UNHAPPY,
-                cast(table.c.document, Text).icontains(written, autoescape=True),
-                literal_column(_TOLD, Text).icontains(self.text, autoescape=True),
-            ]
+            found += [_IN_TROUBLE, table.c.told.icontains(self.text, autoescape=True)]
         if self.ids is not None:
             found.append(table.c.id.in_([UUID(each) for each in self.ids]))
         return found
 
 
-# Nobody looks for what went wrong among those with which nothing did: they are most, and an index knows the others.
-_UNHAPPY: Final = table.c.state.in_(
-    ["CREATED", "EXECUTING", "COMPENSATING", "FAILED", "COMPENSATION_FAILED", "ABANDONED"]
-)
-TROUBLED_STEP: Final = "coalesce(saga.document #>> '{attention,steps,0}', saga.document #>> '{error,step}')"
-"""The step to blame: the first that the attention names, else the one that turned the saga."""
-UNDOING: Final = "saga.state IN ('COMPENSATING', 'COMPENSATION_FAILED')"
-ERROR: Final = f"""coalesce(
-    jsonb_path_query_first(
-        saga.document,
-        CASE WHEN {UNDOING} THEN '$.steps[*][2].error ? (@.step == $step)'
-            ELSE '$.steps[*][1].error ? (@.step == $step)' END::jsonpath,
-        jsonb_build_object('step', {TROUBLED_STEP})),
-    CASE WHEN saga.attention THEN jsonb_build_object(
-        'code', saga.document #> '{{attention,code}}', 'message', saga.document #> '{{attention,reason}}') END,
-    saga.document -> 'error')"""
-"""What went wrong there: of the operation that has to be looked at, else the attention's own words."""
-
-
-def trouble(error: str) -> str:
-    """Of an error, its code and its status: `exhausted-503`."""
-    return f"({error} ->> 'code') || coalesce('-' || ({error} ->> 'status'), '')"
-
-
-TROUBLE: Final = trouble(ERROR)
-_TOLD: Final = """concat_ws(' ', saga.document #>> '{error,message}', saga.document #>> '{attention,reason}',
-    jsonb_path_query_array(saga.document, '$.steps[*][1 to 2].error.message')::text)"""
+# Written so that the partial index on those with which something went wrong serves it: the others are most.
+_IN_TROUBLE: Final = table.c.told.is_not(None)
 
 
 _COLUMNS: Final = (

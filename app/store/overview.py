@@ -9,17 +9,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Select, Text, and_, func, literal, literal_column, select, text, union_all
+import orjson
+from sqlalchemy import Row, Select, Text, and_, cast, func, literal, literal_column, select, text, union_all
 
-from app.saga.state import FORMAT, Micros, SagaState
+from app.saga.state import FORMAT, Micros, SagaState, unpack
+from app.saga.trouble import UNDOING, trouble_of
 from app.store.database import Database
 from app.store.definitions import Definitions
-from app.store.listing import ERROR, TROUBLED_STEP, UNDOING, Filter, trouble
+from app.store.listing import Filter
 from app.store.tables import saga as table
 
 LOOKED_AT: Final = 5000
 COUNTED: Final = 1000
+READ_AT_ONCE: Final = 10_000
 ATTENTION: Final = "attention"
+_NONE: Final = {**dict.fromkeys(map(str, SagaState), 0), ATTENTION: 0}
 
 _OVERDUE: Final = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(wake_at)), 0)::float8 FROM saga
@@ -60,11 +64,11 @@ class Overview:
         needy = Filter(tenant, attention=True).conditions()
         newest = (
             select(
+                table.c.id,
                 table.c.definition,
-                table.c.version,
-                literal_column(TROUBLED_STEP, Text).label("step"),
-                literal_column(UNDOING).label("undoing"),
-                literal_column(ERROR).label("told"),
+                table.c.blamed_step,
+                table.c.state.in_(UNDOING).label("undoing"),
+                table.c.trouble,
                 literal_column("(saga.document #>> '{attention,since}')::bigint").label("since"),
             )
             .where(*needy, table.c.format <= FORMAT)
@@ -72,56 +76,79 @@ class Overview:
             .limit(LOOKED_AT)
             .cte("newest")
         )
-        columns = newest.c
-        key = (columns.definition, columns.step, columns.undoing, literal_column(trouble("told"), Text).label("error"))
-        grouped = select(
-            *key,
-            func.max(columns.version).label("version"),
-            func.count().label("number"),
-            func.min(columns.since).label("oldest"),
-            literal_column("(array_agg(told ->> 'message' ORDER BY since DESC))[1]").label("message"),
-        ).group_by(*key)
+        key = (newest.c.definition, newest.c.blamed_step, newest.c.undoing, newest.c.trouble)
+        grouped = (
+            select(
+                *key,
+                func.count().label("number"),
+                func.min(newest.c.since).label("oldest"),
+                literal_column("(array_agg(newest.id ORDER BY newest.since DESC))[1]").label("told_by"),
+            )
+            .group_by(*key)
+            .subquery("grouped")
+        )
+        told = select(grouped, table.c.version, cast(table.c.document, Text).label("document")).join(
+            table, table.c.id == grouped.c.told_by
+        )
         async with self._database.connect() as connection:
-            rows = (await connection.execute(grouped)).all()
+            rows = (await connection.execute(told)).all()
             looked_at = sum(row.number for row in rows)
             every = looked_at
             if looked_at == LOOKED_AT:
                 counted = select(func.count()).select_from(table).where(*needy)
                 every = (await connection.execute(counted)).scalar_one()
-        found = [
-            Group(
-                row.definition,
-                row.step,
-                await self._service(row.definition, row.version, row.step),
-                row.undoing,
-                row.error or "unknown",
-                row.message or "",
-                row.number,
-                row.oldest or 0,
-            )
-            for row in rows
-        ]
+        found = [await self._group(row) for row in rows]
         return Groups(sorted(found, key=lambda group: (-group.count, group.oldest)), looked_at, every)
 
-    async def _service(self, name: str, version: int, step: str | None) -> str | None:
-        definition = await self._definitions.get(name, version)
-        position = None if step is None else definition.index.get(step)
-        return None if position is None else definition.steps[position].service
+    async def _group(self, row: Row[Any]) -> Group:
+        definition = await self._definitions.get(row.definition, row.version)
+        position = None if row.blamed_step is None else definition.index.get(row.blamed_step)
+        trouble = trouble_of(unpack(orjson.loads(row.document), len(definition.steps)))
+        return Group(
+            row.definition,
+            row.blamed_step,
+            None if position is None else definition.steps[position].service,
+            row.undoing,
+            row.trouble or "unknown",
+            (None if trouble is None else trouble.message) or "",
+            row.number,
+            row.oldest or 0,
+        )
 
     async def counts(self, wanted: Filter) -> dict[str, int]:
         """By state, and of those that need attention, how many match; more than `COUNTED` is `COUNTED` + 1.
 
-        The filter's own states and attention say what is shown, not what is counted. Nothing where what went wrong is
-        looked for: that is read from the sagas themselves, and to count them all would take too long.
+        The filter's own states and attention say what is shown, not what is counted.
         """
-        if wanted.step is not None or wanted.error is not None or wanted.text is not None:
-            return {}
         wanted = replace(wanted, states=(), attention=None)
+        if wanted.narrow and (few := await self._counts_of_few(wanted)) is not None:
+            return few
         cases = {str(state): replace(wanted, states=[str(state)]) for state in SagaState}
         cases[ATTENTION] = replace(wanted, attention=True)
+        if wanted.of_trouble:
+            del cases[SagaState.COMPLETED]  # nobody told anything there, and all would be read to find that out
         statement = union_all(*(_capped(name, case) for name, case in cases.items()))
         async with self._database.connect() as connection:
-            return {row.what: row.number for row in await connection.execute(statement)}
+            found = {row.what: row.number for row in await connection.execute(statement)}
+        return {**_NONE, **found}
+
+    async def _counts_of_few(self, wanted: Filter) -> dict[str, int] | None:
+        """All that match, read once: state by state PostgreSQL would look for them among all of that state.
+
+        None where there are so many that the first of each state are found sooner. What went wrong stands in an index
+        that knows no state: there, each state would cost as much as all.
+        """
+        most = READ_AT_ONCE if wanted.of_trouble else COUNTED
+        some = select(table.c.state, table.c.attention).where(*wanted.conditions()).limit(most + 1).subquery()
+        needy = func.count().filter(some.c.attention)
+        by_state = select(some.c.state, func.count().label("number"), needy.label("needy")).group_by(some.c.state)
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(by_state)).all()
+        if sum(row.number for row in rows) > most:
+            return None
+        found = {**_NONE, **{row.state: row.number for row in rows}}
+        found[ATTENTION] = sum(row.needy for row in rows)
+        return {what: min(number, COUNTED + 1) for what, number in found.items()}
 
     async def overdue_seconds(self) -> float:
         """How late the sweep is."""

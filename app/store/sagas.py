@@ -23,6 +23,7 @@ from app.saga import rules
 from app.saga.definition import Definition
 from app.saga.messages import ClosedLetter, DeadLetter, Record
 from app.saga.state import FORMAT, Micros, State, pack, unpack
+from app.saga.trouble import trouble_of
 from app.store.audit import AuditEntry, record_at
 from app.store.coalesce import Coalescer
 from app.store.database import Connection, Database, to_micros, to_moment
@@ -200,23 +201,25 @@ _WRITE: Final = f"""
     WITH moved AS (
         UPDATE saga AS s SET format = {FORMAT}, seq = w.seq, state = w.state, paused = w.paused,
             attention = w.attention, document = w.document, wake_at = w.wake_at, updated_at = w.updated_at,
-            finished_at = w.finished_at, place = w.place, waits_since = w.waits_since
+            finished_at = w.finished_at, place = w.place, waits_since = w.waits_since, blamed_step = w.blamed_step,
+            trouble = w.trouble, told = w.told
         FROM unnest($13::uuid[], $14::int[], $15::int[], $16::text[], $17::bool[], $18::bool[], $19::jsonb[],
-            $20::timestamptz[], $21::timestamptz[], $22::timestamptz[], $23::text[], $24::timestamptz[])
+            $20::timestamptz[], $21::timestamptz[], $22::timestamptz[], $23::text[], $24::timestamptz[], $25::text[],
+            $26::text[], $27::text[])
             AS w(id, expected, seq, state, paused, attention, document, wake_at, updated_at, finished_at, place,
-                waits_since)
+                waits_since, blamed_step, trouble, told)
         WHERE s.id = w.id AND s.seq = w.expected
         RETURNING s.id
     ), {_EVENTS}"""
 _INSERT: Final = f"""
     WITH moved AS (
         INSERT INTO saga (format, id, seq, state, paused, attention, document, wake_at, updated_at, finished_at, place,
-            waits_since, tenant, idempotency_key, request_digest, definition, version, labels, notify_url, traceparent,
-            restarted_from, created_at)
+            waits_since, blamed_step, trouble, told, tenant, idempotency_key, request_digest, definition, version,
+            labels, notify_url, traceparent, restarted_from, created_at)
         SELECT {FORMAT}, w.* FROM unnest($13::uuid[], $14::int[], $15::text[], $16::bool[], $17::bool[], $18::jsonb[],
             $19::timestamptz[], $20::timestamptz[], $21::timestamptz[], $22::text[], $23::timestamptz[], $24::text[],
-            $25::text[], $26::bytea[], $27::text[], $28::int[], $29::jsonb[], $30::text[], $31::text[], $32::uuid[],
-            $33::timestamptz[]) AS w
+            $25::text[], $26::text[], $27::text[], $28::text[], $29::bytea[], $30::text[], $31::int[], $32::jsonb[],
+            $33::text[], $34::text[], $35::uuid[], $36::timestamptz[]) AS w
         ON CONFLICT (tenant, idempotency_key) DO NOTHING
         RETURNING id
     ), {_EVENTS}"""
@@ -480,7 +483,9 @@ class Sagas:
 
 
 def _state_columns(definition: Definition, state: State, wake_at: Micros | None) -> tuple[Any, ...]:
-    """seq, state, paused, attention, document, wake_at, updated_at, finished_at, place, waits_since."""
+    """seq, state, paused, attention, document, wake_at, updated_at, finished_at, place, waits_since, blamed_step,
+    trouble, told.
+    """
     waits_since = rules.waits_since(definition, state)
     place = WAITED_FOR if waits_since is not None else TAKEN if rules.takes_place(definition, state) else None
     return (
@@ -494,7 +499,13 @@ def _state_columns(definition: Definition, state: State, wake_at: Micros | None)
         _moment(state.finished_at),
         place,
         _moment(waits_since),
+        *_trouble_columns(state),
     )
+
+
+def _trouble_columns(state: State) -> tuple[str | None, str | None, str | None]:
+    trouble = trouble_of(state)
+    return (None, None, None) if trouble is None else (trouble.step, trouble.error, trouble.told)
 
 
 def _moment(at: Micros | None) -> datetime | None:

@@ -106,6 +106,10 @@ saga = Table(
     # `place` of a definition with max_concurrent: 'waited for' since `waits_since`, or 'taken'
     Column("place", String),
     Column("waits_since", Moment),
+    # what went wrong (`app.saga.trouble`); all NULL while nothing did, so that it costs a healthy saga nothing
+    Column("blamed_step", String),
+    Column("trouble", String),
+    Column("told", String),
     UniqueConstraint("tenant", "idempotency_key"),
     ForeignKeyConstraint(["definition", "version"], ["definition.name", "definition.version"]),
     CheckConstraint(f"{REST} OR state IN ('CREATED', 'EXECUTING', 'COMPENSATING')", name="known_state"),
@@ -115,6 +119,7 @@ saga = Table(
     CheckConstraint(f"({FINAL}) = (finished_at IS NOT NULL)", name="final_is_finished"),
     CheckConstraint("state <> 'COMPENSATION_FAILED' OR attention", name="failed_compensation_needs_a_person"),
     CheckConstraint("(place = 'waited for') = (waits_since IS NOT NULL)", name="waits_since_when"),
+    CheckConstraint("told IS NOT NULL OR (blamed_step IS NULL AND trouble IS NULL)", name="trouble_is_told"),
     Index("ix_saga_place", "definition", "place", "waits_since", "id", postgresql_where=text("place IS NOT NULL")),
     Index("ix_saga_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("ix_saga_tenant_created_at", "tenant", text("created_at DESC"), text("id DESC")),
@@ -122,6 +127,7 @@ saga = Table(
     Index("ix_saga_state_created_at", "state", text("created_at DESC"), text("id DESC")),
     Index("ix_saga_definition_created_at", "definition", text("created_at DESC"), text("id DESC")),
     Index("ix_saga_attention", text("created_at DESC"), text("id DESC"), postgresql_where=text("attention")),
+    Index("ix_saga_told", text("created_at DESC"), text("id DESC"), postgresql_where=text("told IS NOT NULL")),
     Index("ix_saga_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     Index("ix_saga_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     postgresql_with={"fillfactor": 60, "autovacuum_vacuum_scale_factor": 0.05},

@@ -229,6 +229,9 @@ async def test_chips_count_within_the_search_and_not_for_ever(shop: World, brows
     assert (await chips("?state=FAILED"))["COMPLETED"] == "3"
     assert (await chips("?label=half:0"))["COMPLETED"] == "2"
     assert (await chips(""))["needs"] == "1"
+    told = {"COMPLETED": "0", "COMPENSATION_FAILED": "1", "needs": "1"}
+    for query in ("?text=do+NOT+want", "?step=reserve", "?error=refused-400&state=FAILED"):
+        assert told.items() <= (await chips(query)).items(), query
     monkeypatch.setattr(overview, "COUNTED", 2)
     assert (await chips(""))["COMPLETED"] == "2+"
 
