@@ -109,7 +109,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             alive,
             engine,
             attempts,
-            Sweeper(engine, publisher, settings),
+            Sweeper(engine, services, publisher, settings),
             relay,
             Tracker(bus, engine, definitions, services, events, settings),
             courier,

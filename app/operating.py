@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
-from app.access import Caller
+from app.access import NO_TENANT, Caller
 from app.engine import Submission, not_allowed, summary
 from app.errors import Problem
 from app.house import House
@@ -31,6 +31,7 @@ from app.saga.messages import (
     Skip,
     Transition,
 )
+from app.saga.service import Service
 from app.saga.state import SECOND, Micros
 from app.store.audit import AuditEntry
 from app.store.events import TRACKED
@@ -257,6 +258,19 @@ class Operator:
         await asyncio.gather(*map(one, ids))
         return Bulk(matched, len(ids) - len(failed), failed)
 
+    # --- services ---
+
+    async def pause_service(self, name: str, reason: str) -> Service:
+        """Nothing new is sent to it; what is under way ends as it will, and deadlines go on."""
+        return await self.house.services.pause(name, self._about_service(name, "pause-service", reason), NO_TENANT)
+
+    async def resume_service(self, name: str, reason: str) -> Service:
+        return await self.house.services.resume(name, self._about_service(name, "resume-service", reason), NO_TENANT)
+
+    def _about_service(self, name: str, action: str, reason: str) -> AuditEntry:
+        refuse_tenants(self.caller)
+        return AuditEntry(self.caller.name, action, reason, None, None, self.caller.address, f"service/{name}")
+
     # --- dead letters ---
 
     async def retry_letter(self, letter_id: str, reason: str) -> Saga | dict[str, Any]:
@@ -299,6 +313,13 @@ class Operator:
         if letter["saga_id"] is None:
             return {**letter, "status": status}
         return await self.house.engine.load(letter["saga_id"], caller.sees)
+
+
+def refuse_tenants(caller: Caller) -> None:
+    """Services are common: who acts for one tenant would stop the sagas of others. Problem 403."""
+    if not caller.every_tenant:
+        detail = "Services are the house's: they are paused with a key or by a user that belongs to no tenant."
+        raise Problem(403, "tenant-bound", detail)
 
 
 def _position(saga: Saga, step: str) -> int:

@@ -490,6 +490,12 @@ class ValidView(View):
     plan: PlanView
 
 
+class PauseView(View):
+    since: Time
+    by: str
+    reason: str
+
+
 class ServiceView(View):
     name: str
     url: str | None
@@ -498,6 +504,7 @@ class ServiceView(View):
     max_in_flight: int | None
     signed: bool = Field(description="Whether what is sent is signed")
     subscribes: list[str] = Field(description="Types of the events that are posted to it")
+    paused: PauseView | None = Field(description="While nothing new is sent to it")
 
 
 class ServiceList(View):

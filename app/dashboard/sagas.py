@@ -5,7 +5,7 @@ that says how many there are, and asks for a reason and a limit.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
@@ -113,11 +113,12 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
     house = house_of(request)
     view = read_view(request, visitor)
     faults, place = view.faults, view.place
-    rows, more = [], None
+    rows, more, paused = [], None, frozenset[str]()
     counts: Mapping[str, int] = {}
     if not faults:
         found, more = await house.listing.sagas(view.wanted, limit=view.limit, after=place)
-        rows = [row_of(saga) for saga in found]
+        paused = await house.services.paused()
+        rows = [row_of(saga, paused) for saga in found]
         counts = await house.overview.counts(view.wanted)
     names = [each["name"] for each in await house.definitions.names()]
     return page(
@@ -135,7 +136,7 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
         next=None if more is None else view.address(cursor=more.cursor()),
         paged=place is not None,
         actions=ACTIONS,
-        live=None if faults or place is not None or view.wanted.text else _live(view, rows),
+        live=None if faults or place is not None or view.wanted.text else _live(view, rows, paused),
     )
 
 
@@ -162,14 +163,18 @@ def _chips(view: View, counts: Mapping[str, int]) -> list[Chip]:
 @router.get("/admin/sagas/live")
 async def moved(request: Request, visitor: Visiting) -> Response:
     view, house = _sound(read_view(request, visitor)), house_of(request)
-    known = request.query_params.get("known")
-    return live.stream(request, visitor, lambda: house.overview.stamp(view.wanted, view.limit), every=2, known=known)
+
+    async def stamp() -> str:
+        return live.stamp_with(await house.overview.stamp(view.wanted, view.limit), await house.services.paused())
+
+    return live.stream(request, visitor, stamp, every=2, known=request.query_params.get("known"))
 
 
-def _live(view: View, rows: Sequence[Row]) -> str:
+def _live(view: View, rows: Sequence[Row], paused: Collection[str]) -> str:
     """With what the page was made of: what moves before its stream stands is not missed."""
     limit = None if view.limit == LIMIT else str(view.limit)
-    return view.address("/admin/sagas/live", known=stamp_of((row.id, row.seq) for row in rows), limit=limit)
+    known = live.stamp_with(stamp_of((row.id, row.seq) for row in rows), paused)
+    return view.address("/admin/sagas/live", known=known, limit=limit)
 
 
 def _sound(view: View) -> View:

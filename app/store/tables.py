@@ -76,7 +76,12 @@ service = Table(
     Column("max_in_flight", Integer),
     Column("subscribes", JSONB, nullable=False, server_default=text("'[]'")),
     Column("updated_at", Moment, nullable=False, server_default=text("now()")),
+    # nothing new is sent to it
+    Column("paused_at", Moment),
+    Column("paused_by", String),
+    Column("pause_reason", String),
     CheckConstraint("(url IS NULL) <> (python IS NULL)", name="one_kind"),
+    CheckConstraint("num_nulls(paused_at, paused_by, pause_reason) IN (0, 3)", name="paused_by_somebody"),
 )
 
 saga = Table(

@@ -10,8 +10,8 @@ from tests.law.build import Tale, a_pivot, a_step, chain, compensating, policy
 from tests.law.listening import Story, in_a_row
 
 
-def said(tale) -> str:
-    return sentence(tale.definition, tale.state, tale.now)
+def said(tale, *paused: str) -> str:
+    return sentence(tale.definition, tale.state, tale.now, paused)
 
 
 def order(**charge) -> Tale:
@@ -188,3 +188,13 @@ def test_a_choreography_speaks_of_what_is_awaited():
 )
 def test_durations_are_told_in_one_unit(seconds, words):
     assert about(seconds) == words
+
+
+def test_a_service_that_is_paused_is_waited_for_and_nothing_else_is_promised():
+    tale = order()
+    service = tale.definition.steps[0].service
+    assert said(tale, service) == f"0 of 3 steps done; quote waits: an operator has paused {service}."
+    tale.wake()
+    tale.begins("quote")
+    assert said(tale, service) == "0 of 3 steps done; quote is being called."
+    assert said(tale, "another") == said(tale)

@@ -31,6 +31,7 @@ START, START_ONE = "1111 .33. . 3..", "1111 .33. 4 3.."
 DEFINE = "1111 33.. . 33."
 LOOK, LOOK_AT_ONE = "1111 333. . ...", "1111 333. 4 ..."
 OPERATE, OPERATE_ON_ONE = "1111 333. . 3..", "1111 333. 4 3.."
+PAUSE = "1111 333. 3 3.."
 ADMINISTER, ADMINISTER_ONE, OF_THE_HOUSE = "1111 333. . 33.", "1111 333. 4 33.", "1111 333. 3 33."
 KNOWN = "1111 .... . ..."
 
@@ -65,6 +66,8 @@ TABLE: Final = {
     "POST /admin/api/sagas/{id}/extend": OPERATE_ON_ONE,
     "POST /admin/api/sagas/{id}/restart": OPERATE_ON_ONE,
     "POST /admin/api/bulk": OPERATE,
+    "POST /admin/api/services/{name}/pause": PAUSE,
+    "POST /admin/api/services/{name}/resume": PAUSE,
     "GET /admin/api/dead-letters": LOOK,
     "POST /admin/api/dead-letters/{id}/retry": OPERATE_ON_ONE,
     "POST /admin/api/dead-letters/{id}/discard": OPERATE_ON_ONE,
@@ -155,7 +158,7 @@ async def test_each_caller_is_let_in_where_it_is_written(
     def filled(path: str) -> str:
         for part, value in named.items():
             path = path.replace(part, part.replace("{id}", value))
-        name = {"/definitions": "order", "/services": "shop", "/admin/api/users": "dan"}
+        name = {"/definitions": "order", "/services": "shop", "/admin/api/services": "shop", "/admin/api/users": "dan"}
         path = path.replace("{name}", next((value for start, value in name.items() if path.startswith(start)), ""))
         return path.replace("{token}", "x").replace("{asset}", "start.js")
 
