@@ -39,8 +39,9 @@ def sentence(definition: Definition, state: State, at: Micros, paused: Collectio
 
 class _Words:
     def __init__(self, definition: Definition, state: State, at: Micros, paused: Collection[str]) -> None:
-        self.definition, self.state, self.at, self.paused = definition, state, at, paused
+        self.definition, self.state, self.at = definition, state, at
         self.choreographed: Final = definition.type == "choreography"
+        self.paused: Final = () if self.choreographed else paused  # nobody sends it anything
 
     def parts(self) -> Iterator[str]:
         match self.state.state:
@@ -194,6 +195,9 @@ class _Words:
                 return f"is being called{number}"
             case CallState.WAITING:
                 return f"was accepted, and its answer is awaited{self._at_most(call)}"
+            case CallState.SCHEDULED if self.choreographed:
+                later = call.due_at is not None and call.due_at > self.at
+                return f"is awaited{f', and asked for in {self._in(call.due_at or 0)}' if later else ''}"
             case CallState.SCHEDULED:
                 return "waits for a worker"
         if call.due_at is not None and call.due_at > self.at:

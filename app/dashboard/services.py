@@ -117,9 +117,10 @@ async def _rooms(house: House, sees: str | None) -> list[Room]:
         return rooms.setdefault(name, Room(name, None))
 
     for (name, version, position), (called, waiting) in (await in_flight(house.database, sees)).items():
-        room = of((await house.definitions.get(name, version)).steps[position].service)
+        definition = await house.definitions.get(name, version)
+        room = of(definition.steps[position].service)
         room.in_flight += called
-        room.waiting += waiting
+        room.waiting += waiting if definition.type == "orchestration" else 0  # of others nothing is sent
     for call in await recent_calls(house.database, sees):
         definition = await house.definitions.get(call.definition, call.version)
         room = of(definition.steps[definition.index[call.step]].service)

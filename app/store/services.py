@@ -44,7 +44,8 @@ WAITS: Final = f"""EXISTS (
     SELECT FROM jsonb_array_elements(saga.document -> 'steps') AS step
     JOIN definition ON definition.name = saga.definition AND definition.version = saga.version
     JOIN service ON service.name = definition.document -> 'steps' -> (step ->> 0)::int ->> 'service'
-    WHERE {{which}} AND (step #>> '{{{{1,state}}}}' {_IS_NEXT} OR step #>> '{{{{2,state}}}}' {_IS_NEXT}))"""
+    WHERE {{which}} AND definition.document ->> 'type' IS DISTINCT FROM 'choreography'
+        AND (step #>> '{{{{1,state}}}}' {_IS_NEXT} OR step #>> '{{{{2,state}}}}' {_IS_NEXT}))"""
 """Whether something of a saga is to be sent to a service next; `which`: a condition on it."""
 # Locked in the order of their ids, as by everybody who writes several.
 _WAKE_SAGAS: Final = text(f"""

@@ -180,7 +180,11 @@ def test_a_choreography_speaks_of_what_is_awaited():
     story = Story(in_a_row("a", "b", "c"))
     assert said(story) == "0 of 3 steps done; a is awaited, 10 s at most."
     story.hears("a.done", "b.done", "c.failed")
-    assert said(story).startswith("C failed; 0 of 2 undone")
+    told = (
+        "C failed; 0 of 2 undone; the undoing of a is awaited, and asked for in 10 s; the undoing of b is awaited, and"
+    )
+    assert said(story) == f"{told} asked for in 10 s."
+    assert said(story, story.definition.steps[0].service) == said(story)  # nobody sends it anything
 
 
 @pytest.mark.parametrize(
