@@ -596,6 +596,25 @@ class BulkView(View):
     failed: list[BulkFailure]
 
 
+class BulkJobView(View):
+    id: str
+    actor: str
+    action: str
+    filter: dict[str, Any] = Field(description="As it was asked for")
+    limit: int
+    reason: str
+    begun_at: Time
+    ended_at: Time | None = Field(description="Null while it is under way, and where its process died")
+    matched: int
+    done: int | None
+    failed: list[BulkFailure] | None
+
+
+class BulkJobPage(View):
+    items: list[BulkJobView]
+    next_cursor: str | None
+
+
 class AuditView(View):
     at: Time
     actor: str = Field(description="`key:ID`, `user:NAME`, or `house:files`")

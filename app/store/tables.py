@@ -187,6 +187,27 @@ dead_letter = Table(
     ),
 )
 
+# What was done to many sagas at once. What was done to each of them stands in the audit trail.
+bulk_job = Table(
+    "bulk_job",
+    metadata,
+    Column("id", UUID, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("filter", JSONB, nullable=False),
+    Column("most", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("begun_at", Moment, nullable=False, server_default=text("now()")),
+    Column("matched", Integer, nullable=False),
+    # null: under way, or its process died
+    Column("ended_at", Moment),
+    Column("done", Integer),
+    Column("failed", JSONB),
+    CheckConstraint("num_nulls(ended_at, done, failed) IN (0, 3)", name="ended_with_a_result"),
+    Index("ix_bulk_job_begun_at", text("begun_at DESC"), text("id DESC")),
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -88,7 +88,7 @@ def test_what_is_done_to_many(page: Page, populated: dict[str, str], place: Plac
     page.get_by_label("Reason").fill("a picture")
     page.get_by_role("button", name="Pause them").click()
     expect(page.locator("main")).to_contain_text("done to 0 of 1")
-    shoot(page, "bulk-done")
+    shoot(page, "bulk-job")
 
 
 def test_what_goes_wrong(page: Page, console: Console):

@@ -66,6 +66,8 @@ TABLE: Final = {
     "POST /admin/api/sagas/{id}/extend": OPERATE_ON_ONE,
     "POST /admin/api/sagas/{id}/restart": OPERATE_ON_ONE,
     "POST /admin/api/bulk": OPERATE,
+    "GET /admin/api/bulk": LOOK,
+    "GET /admin/api/bulk/{id}": LOOK_AT_ONE,
     "POST /admin/api/services/{name}/pause": PAUSE,
     "POST /admin/api/services/{name}/resume": PAUSE,
     "GET /admin/api/dead-letters": LOOK,
@@ -134,6 +136,8 @@ async def test_each_caller_is_let_in_where_it_is_written(
     assert saga["state"] == "COMPENSATION_FAILED"
     (letter,) = (await api.get("/admin/api/dead-letters")).json["items"]
     notice = (await api.get("/admin/api/notices")).json["items"][0]
+    nobody = {"action": "pause", "filter": {"key": "of nobody"}, "reason": "a test"}
+    job = await api.post("/admin/api/bulk", nobody)
     keys = {scope: await make_key(api, scope) for scope in ("start", "read", "define", "admin")}
     keys["expired key"], keys["revoked key"] = await make_key(api, "admin"), await make_key(api, "admin")
     keys["admin of another tenant"] = await make_key(api, "admin", tenant="theirs")
@@ -153,6 +157,7 @@ async def test_each_caller_is_let_in_where_it_is_written(
         "/dead-letters/{id}": letter["id"],
         "/notices/{id}": notice["id"],
         "/keys/{id}": keys["read"][0],
+        "/bulk/{id}": job.headers["Location"].rpartition("/")[2],
     }
 
     def filled(path: str) -> str:
