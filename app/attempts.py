@@ -94,10 +94,12 @@ class Attempts:
         try:
             # Slots are taken before the claim: what is claimed is sent at once.
             async with self._participants.slot(plan.service, operation, parked):
-                if poll is None:
-                    await self._attempt(saga, step, operation, name, participant)
-                else:
+                if poll is not None:
                     await self._poll(saga, step, operation, participant, poll)
+                elif await self._participants.paused(plan.service):  # perhaps since it waits for a slot
+                    log.info("%s is paused: %s of saga %s waits", plan.service, step_name, saga_id)
+                else:
+                    await self._attempt(saga, step, operation, name, participant)
         except Busy:
             log.info("%s is busy: %s of saga %s is left to the sweep", plan.service, step_name, saga_id)
 

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from app.access import Caller
 from app.errors import MAX_FAULTS, Problem
-from app.instants import parse_instant
+from app.instants import parse_instant, rfc3339
 from app.saga.fields import shown
 from app.saga.jsonable import text_fault
 from app.saga.state import SagaState
@@ -187,6 +187,24 @@ def body_filter(given: BodyFilter, tenant: str | None) -> Filter:
     )
 
 
+def as_body(wanted: Filter) -> dict[str, Any]:
+    """The filter as a body has it, with what it asks for and no more."""
+    times = {"created_after": wanted.created_after, "created_before": wanted.created_before}
+    said: dict[str, Any] = {
+        "state": list(wanted.states) or None,
+        "saga": wanted.saga,
+        "label": dict(wanted.labels) if wanted.labels else None,
+        "key": wanted.key,
+        **{name: None if at is None else rfc3339(at) for name, at in times.items()},
+        "attention": wanted.attention,
+        "step": wanted.step,
+        "error": wanted.error,
+        "text": wanted.text,
+        "id": None if wanted.ids is None else list(wanted.ids),
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def _once(words: list[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
@@ -219,6 +237,10 @@ def uuid(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise ValueError(f"must be a UUID, not {shown(text)}")
     return text.lower()
+
+
+def is_uuid(text: str) -> bool:
+    return _UUID.fullmatch(text) is not None
 
 
 def instant(text: str) -> int:

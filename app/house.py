@@ -22,6 +22,7 @@ from app.recent import Recent
 from app.relay import Courier, Relay
 from app.settings import Settings
 from app.store.audit import AuditTrail
+from app.store.bulk_jobs import BulkJobs
 from app.store.database import Database
 from app.store.definitions import Definitions
 from app.store.events import Events
@@ -69,6 +70,7 @@ class House:
     users: Users
     api_keys: ApiKeys
     audit: AuditTrail
+    bulk_jobs: BulkJobs
     oidc: "Oidc | None"
     """Where an issuer is set."""
 
@@ -109,7 +111,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             alive,
             engine,
             attempts,
-            Sweeper(engine, publisher, settings),
+            Sweeper(engine, services, publisher, settings),
             relay,
             Tracker(bus, engine, definitions, services, events, settings),
             courier,
@@ -118,6 +120,7 @@ async def open_house(settings: Settings, *, worker: bool = False) -> AsyncIterat
             Users(database, passwords, logins),
             ApiKeys(database),
             AuditTrail(database),
+            BulkJobs(database),
             _oidc(settings),
         )
     finally:

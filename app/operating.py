@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
-from app.access import Caller
+from app.access import NO_TENANT, Caller
 from app.engine import Submission, not_allowed, summary
-from app.errors import Problem
+from app.errors import DatabaseUnavailable, Problem
+from app.filters import as_body, is_uuid, uuid
 from app.house import House
 from app.input_schema import InputSchemas
 from app.redacting import discreet, restored_input, restored_step_input
@@ -31,6 +32,7 @@ from app.saga.messages import (
     Skip,
     Transition,
 )
+from app.saga.service import Service
 from app.saga.state import SECOND, Micros
 from app.store.audit import AuditEntry
 from app.store.events import TRACKED
@@ -61,6 +63,8 @@ class Bulk:
     done: int
     failed: list[dict[str, str]]
     """{id, code} of each that was refused."""
+    job: str | None = None
+    """Its id; None of one that only counts."""
 
     @property
     def remaining(self) -> int:
@@ -244,6 +248,8 @@ class Operator:
         if dry_run:
             return Bulk(matched, 0, [])
         act = {"retry": self.retry, "compensate": self.compensate, "pause": self.pause}[action]
+        jobs = self.house.bulk_jobs
+        job = await jobs.begin(self.caller, action, as_body(wanted), limit, reason, matched)
         failed: list[dict[str, str]] = []
         gate = asyncio.Semaphore(BULK_AT_ONCE)
 
@@ -253,9 +259,25 @@ class Operator:
                     await act(saga_id, reason)
                 except Problem as problem:
                     failed.append({"id": saga_id, "code": problem.code})
+                except DatabaseUnavailable:
+                    failed.append({"id": saga_id, "code": "database-unavailable"})  # whether it was done is not known
 
         await asyncio.gather(*map(one, ids))
-        return Bulk(matched, len(ids) - len(failed), failed)
+        await jobs.end(job, len(ids) - len(failed), failed)
+        return Bulk(matched, len(ids) - len(failed), failed, job)
+
+    # --- services ---
+
+    async def pause_service(self, name: str, reason: str) -> Service:
+        """Nothing new is sent to it; what is under way ends as it will, and deadlines go on."""
+        return await self.house.services.pause(name, self._about_service(name, "pause-service", reason), NO_TENANT)
+
+    async def resume_service(self, name: str, reason: str) -> Service:
+        return await self.house.services.resume(name, self._about_service(name, "resume-service", reason), NO_TENANT)
+
+    def _about_service(self, name: str, action: str, reason: str) -> AuditEntry:
+        refuse_tenants(self.caller)
+        return AuditEntry(self.caller.name, action, reason, None, None, self.caller.address, f"service/{name}")
 
     # --- dead letters ---
 
@@ -299,6 +321,21 @@ class Operator:
         if letter["saga_id"] is None:
             return {**letter, "status": status}
         return await self.house.engine.load(letter["saga_id"], caller.sees)
+
+
+def refuse_tenants(caller: Caller) -> None:
+    """Services are common: who acts for one tenant would stop the sagas of others. Problem 403."""
+    if not caller.every_tenant:
+        detail = "Services are the house's: they are paused with a key or by a user that belongs to no tenant."
+        raise Problem(403, "tenant-bound", detail)
+
+
+async def bulk_job(house: House, caller: Caller, job_id: str) -> dict[str, Any]:
+    """Problem 404 where the caller sees no such job."""
+    found = await house.bulk_jobs.get(uuid(job_id), caller.sees) if is_uuid(job_id) else None
+    if found is None:
+        raise Problem(404, "job-not-found", f"There is no bulk job {shown(job_id)}.")
+    return found
 
 
 def _position(saga: Saga, step: str) -> int:

@@ -29,7 +29,7 @@ from app.settings import Settings
 from app.store.events import TOPIC
 from app.store.notices import Notice, Notices
 from app.store.outbox import Outbox, OutboxRow
-from app.store.services import Services
+from app.store.services import WAIT_SECONDS, Services
 
 BATCH: Final = 100
 DEAD_LETTER: Final = "dead-letter"
@@ -173,6 +173,10 @@ class Courier:
         if notice.unreadable is not None:
             # Not the receiver's fault: it is tried for as long as a receiver would be, and never becomes a letter.
             await self._put_off(notice, notice.unreadable)
+            return
+        service = None if notice.service is None else await self._services.get(notice.service)
+        if service is not None and service.pause is not None:
+            await self._store.wait(notice, WAIT_SECONDS)
             return
         failure = await (self._tell(notice) if notice.service is None else self._hand_over(notice, notice.service))
         await probes.passed(probes.NOTICE_SENT, notice_id=notice.id)

@@ -5,7 +5,7 @@
 Pure: it reads the state as the machine does, so it cannot promise what will not be done.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from app.instants import about, duration
@@ -31,16 +31,17 @@ NAMED: Final = 3
 _SETTLED: Final = frozenset({CallState.COMPENSATED, CallState.RESOLVED})
 
 
-def sentence(definition: Definition, state: State, at: Micros) -> str:
-    """`at`: now, by the database."""
-    told = "; ".join(part for part in _Words(definition, state, at).parts() if part)
+def sentence(definition: Definition, state: State, at: Micros, paused: Collection[str] = ()) -> str:
+    """`at`: now, by the database. `paused`: services to which nothing new is sent."""
+    told = "; ".join(part for part in _Words(definition, state, at, paused).parts() if part)
     return f"{told[:1].upper()}{told[1:]}."
 
 
 class _Words:
-    def __init__(self, definition: Definition, state: State, at: Micros) -> None:
+    def __init__(self, definition: Definition, state: State, at: Micros, paused: Collection[str]) -> None:
         self.definition, self.state, self.at = definition, state, at
         self.choreographed: Final = definition.type == "choreography"
+        self.paused: Final = () if self.choreographed else paused  # nobody sends it anything
 
     def parts(self) -> Iterator[str]:
         match self.state.state:
@@ -171,7 +172,7 @@ class _Words:
             (p, call) for p, call in under_way if not held_back or call.state in {CallState.RUNNING, CallState.WAITING}
         ]
         for position, call in shown[:NAMED]:
-            yield f"{self._call_name(position, operation)} {self._doing(call)}"
+            yield f"{self._call_name(position, operation)} {self._doing(position, call)}"
         if len(shown) > NAMED:
             yield f"{len(shown) - NAMED} more are under way"
         if not under_way and operation == COMPENSATION:
@@ -182,7 +183,10 @@ class _Words:
     def _may_run(self, position: int) -> bool:
         return rules.may_still_run(self.state.steps[position].action, self.at)
 
-    def _doing(self, call: Call) -> str:
+    def _doing(self, position: int, call: Call) -> str:
+        service = self.definition.steps[position].service
+        if service in self.paused and call.state in {CallState.SCHEDULED, CallState.RETRYING}:
+            return f"waits: an operator has paused {service}"
         number = f" (attempt {call.attempts})" if call.attempts > 1 else ""
         match call.state:
             case CallState.RUNNING if self.choreographed:
@@ -191,6 +195,9 @@ class _Words:
                 return f"is being called{number}"
             case CallState.WAITING:
                 return f"was accepted, and its answer is awaited{self._at_most(call)}"
+            case CallState.SCHEDULED if self.choreographed:
+                later = call.due_at is not None and call.due_at > self.at
+                return f"is awaited{f', and asked for in {self._in(call.due_at or 0)}' if later else ''}"
             case CallState.SCHEDULED:
                 return "waits for a worker"
         if call.due_at is not None and call.due_at > self.at:

@@ -13,10 +13,11 @@ from app.engine import Engine
 from app.errors import DatabaseUnavailable, PayloadUnreadable
 from app.observability import log
 from app.saga import rules
-from app.saga.messages import Transition, Woken
+from app.saga.messages import Record, Transition, Woken
 from app.saga.state import SECOND, Micros, Operation
 from app.settings import Settings
 from app.store.sagas import Saga
+from app.store.services import WAIT_SECONDS, Services
 
 BATCH: Final = 500
 ROUNDS: Final = 20
@@ -25,8 +26,8 @@ RESENDS_AT_LEAST: Final = 20
 
 
 class Sweeper:
-    def __init__(self, engine: Engine, publisher: broker.Publisher, settings: Settings) -> None:
-        self._engine, self._publisher, self._settings = engine, publisher, settings
+    def __init__(self, engine: Engine, services: Services, publisher: broker.Publisher, settings: Settings) -> None:
+        self._engine, self._services, self._publisher, self._settings = engine, services, publisher, settings
 
     async def sweep(self) -> dict[str, int]:
         """How many sagas were woken, postponed because it was too early, lost to somebody quicker, and admitted."""
@@ -68,6 +69,8 @@ class Sweeper:
                 moved.append((saga, transition))
             elif (wake_at := rules.wake_at(saga.definition, saga.state, saga.read_at)) is not None:
                 later.append((saga, wake_at))
+        resent, waiting = await self._part_those_that_wait(resent)
+        later += waiting
         allowed = await self._resends_allowed(len(resent))
         later += [(saga, self._later(saga, transition)) for saga, transition in resent[allowed:]]
         writes = (*moved, *resent[:allowed])
@@ -86,6 +89,29 @@ class Sweeper:
         counts["postponed"] += len(later)
         if failed:
             await self._give_way(failed)
+
+    async def _part_those_that_wait(
+        self, resent: list[tuple[Saga, Transition]]
+    ) -> tuple[list[tuple[Saga, Transition]], list[tuple[Saga, Micros]]]:
+        """(those whose messages are sent again, those that only wait for paused services and when to look at them)."""
+        if not resent:
+            return [], []
+        services = await self._services.read()  # now: who is resumed after this wakes its sagas itself
+        paused = {name for name, service in services.items() if service.pause is not None}
+
+        def waits(saga: Saga, record: Record) -> bool:
+            return record.step is not None and saga.definition.steps[record.step].service in paused
+
+        sent, waiting = [], []
+        for saga, transition in resent:
+            if not all(waits(saga, record) for record in transition.records):
+                sent.append((saga, transition))
+                continue
+            apart = {(r.step, r.operation) for r in transition.records if r.step is not None and r.operation}
+            look = saga.read_at + WAIT_SECONDS * SECOND
+            other = rules.wake_at(saga.definition, saga.state, saga.read_at, apart=apart)
+            waiting.append((saga, min(look, other or look)))
+        return sent, waiting
 
     def _later(self, saga: Saga, resent: Transition) -> Micros:
         """When to look again at a saga whose messages are not sent again this time; what else it waits for comes."""

@@ -154,6 +154,7 @@ def _gauges(found: Gauges) -> list[Metric]:
         _gauge("saga_dead_letters", "Open dead letters", none | found.open_letters, "saga"),
         _gauge("saga_notices", "Notices that nobody has taken yet", notices, "status"),
         _gauge("saga_event_deliveries", "Events that a service has not taken yet", found.deliveries, "service"),
+        _gauge("saga_service_paused", "1 while nothing new is sent to a service", found.paused, "service"),
         GaugeMetricFamily("saga_stuck", text_of_stuck, found.stuck),
         GaugeMetricFamily("saga_oldest_overdue_seconds", "How late the sweep is", max(found.oldest_overdue_seconds, 0)),
     ]

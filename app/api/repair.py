@@ -1,5 +1,6 @@
 """What operators do to sagas: look at what needs attention, and decide what no rule can decide."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,10 +11,11 @@ from app.access import Caller
 from app.api import schemas
 from app.api.dependencies import MayLook, MayOperate, etag, house_of, if_match, read_reasoned, saga_id
 from app.api.openapi import describe, parameter
-from app.api.sagas import FILTER_PARAMETERS, json_response, list_response, saga_response
+from app.api.sagas import CURSOR, FILTER_PARAMETERS, LIMIT, json_response, list_response, page_response, saga_response
 from app.engine import now_of
 from app.filters import PAGING, SAGA_FILTERS, Query, body_filter, saga_filter
-from app.operating import NOT_GIVEN, Operator
+from app.instants import rfc3339
+from app.operating import NOT_GIVEN, Operator, bulk_job
 from app.saga.actions import verdicts
 
 router = APIRouter(prefix="/admin/api", tags=["admin"])
@@ -158,6 +160,7 @@ async def restart(request: Request, caller: MayOperate, id: str) -> Response:  #
         body=schemas.BulkRequest,
         answers={200: schemas.BulkView},
         problems=(400, 413, 422),
+        headers={"Location": "The job, to be read again; not of a dry run"},
     ),
 )
 async def bulk(request: Request, caller: MayOperate) -> Response:
@@ -170,4 +173,40 @@ async def bulk(request: Request, caller: MayOperate) -> Response:
         dry_run=wanted.dry_run,
     )
     view = {"matched": done.matched, "done": done.done, "remaining": done.remaining, "failed": done.failed}
-    return json_response(view)
+    headers = {} if done.job is None else {"Location": f"/admin/api/bulk/{done.job}"}
+    return json_response(view, headers=headers)
+
+
+@router.get(
+    "/bulk",
+    **describe(
+        "What was done to many sagas at once, newest first",
+        answers={200: schemas.BulkJobPage},
+        problems=(422,),
+        parameters=(LIMIT, CURSOR),
+    ),
+)
+async def jobs(request: Request, caller: MayLook) -> Response:
+    query = Query(request, PAGING)
+    limit, place = query.limit(), query.place()
+    query.check()
+    found, following = await house_of(request).bulk_jobs.page(caller.sees, limit=limit, after=place)
+    cursor = None if following is None else following.cursor()
+    return page_response(query, [_job_view(job) for job in found], cursor)
+
+
+@router.get(
+    "/bulk/{id}",
+    **describe("One of them", answers={200: schemas.BulkJobView}, problems=(404,)),
+)
+async def job(request: Request, caller: MayLook, id: str) -> Response:  # noqa: A002
+    return json_response(_job_view(await bulk_job(house_of(request), caller, id)))
+
+
+def _job_view(job: Mapping[str, Any]) -> dict[str, Any]:
+    ended_at = job["ended_at"]
+    return {
+        **job,
+        "begun_at": rfc3339(job["begun_at"]),
+        "ended_at": None if ended_at is None else rfc3339(ended_at),
+    }

@@ -490,6 +490,12 @@ class ValidView(View):
     plan: PlanView
 
 
+class PauseView(View):
+    since: Time
+    by: str
+    reason: str
+
+
 class ServiceView(View):
     name: str
     url: str | None
@@ -498,6 +504,7 @@ class ServiceView(View):
     max_in_flight: int | None
     signed: bool = Field(description="Whether what is sent is signed")
     subscribes: list[str] = Field(description="Types of the events that are posted to it")
+    paused: PauseView | None = Field(description="While nothing new is sent to it")
 
 
 class ServiceList(View):
@@ -587,6 +594,25 @@ class BulkView(View):
     done: int
     remaining: int
     failed: list[BulkFailure]
+
+
+class BulkJobView(View):
+    id: str
+    actor: str
+    action: str
+    filter: dict[str, Any] = Field(description="As it was asked for")
+    limit: int
+    reason: str
+    begun_at: Time
+    ended_at: Time | None = Field(description="Null while it is under way, and where its process died")
+    matched: int
+    done: int | None
+    failed: list[BulkFailure] | None
+
+
+class BulkJobPage(View):
+    items: list[BulkJobView]
+    next_cursor: str | None
 
 
 class AuditView(View):

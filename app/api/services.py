@@ -4,14 +4,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api import schemas
-from app.api.dependencies import MayDefine, MayRead, checked, house_of, read_json
+from app.api.dependencies import MayDefine, MayOperate, MayRead, checked, house_of, read_json, read_reasoned
 from app.api.openapi import describe
 from app.api.sagas import json_response
 from app.errors import Problem
+from app.operating import Operator, refuse_tenants
 from app.registration import ServiceInvalid, check_service
-from app.saga.fields import shown
 from app.store.audit import AuditEntry
-from app.store.services import without_secrets
+from app.store.services import not_found, without_secrets
 
 router = APIRouter(tags=["services"])
 
@@ -26,7 +26,7 @@ async def list_services(request: Request, _: MayRead) -> Response:
 async def show(request: Request, _: MayRead, name: str) -> Response:
     found = (await house_of(request).services.read()).get(name)
     if found is None:
-        raise Problem(404, "service-not-found", f"There is no service {shown(name)}.")
+        raise not_found(name)
     return json_response(without_secrets(found))
 
 
@@ -51,5 +51,39 @@ async def put(request: Request, caller: MayDefine, name: str) -> Response:
         detail = "The service is not as it should be: see `errors`."
         raise Problem(422, "service-invalid", detail, errors=error.errors) from None
     audit = AuditEntry(caller.name, "put-service", None, None, None, caller.address, f"service/{name}")
-    created = await house_of(request).services.put(service, audit, caller.tenant)
+    service, created = await house_of(request).services.put(service, audit, caller.tenant)
     return json_response(without_secrets(service), 201 if created else 200, {"Location": f"/services/{name}"})
+
+
+@router.post(
+    "/admin/api/services/{name}/pause",
+    tags=["admin"],
+    **describe(
+        "Send nothing new to a service, in any saga, until it is resumed",
+        "What is under way goes on to its end, and answers are kept. Steps and compensations wait; the timeouts of"
+        " sagas go on. Holds in every process after three seconds.",
+        body=schemas.Reason,
+        answers={200: schemas.ServiceView},
+        problems=(400, 404, 409, 413, 422),
+    ),
+)
+async def pause(request: Request, caller: MayOperate, name: str) -> Response:
+    refuse_tenants(caller)
+    reason = (await read_reasoned(request, schemas.Reason)).reason
+    return json_response(without_secrets(await Operator(house_of(request), caller).pause_service(name, reason)))
+
+
+@router.post(
+    "/admin/api/services/{name}/resume",
+    tags=["admin"],
+    **describe(
+        "Send again what a paused service is to get",
+        body=schemas.Reason,
+        answers={200: schemas.ServiceView},
+        problems=(400, 404, 409, 413, 422),
+    ),
+)
+async def resume(request: Request, caller: MayOperate, name: str) -> Response:
+    refuse_tenants(caller)
+    reason = (await read_reasoned(request, schemas.Reason)).reason
+    return json_response(without_secrets(await Operator(house_of(request), caller).resume_service(name, reason)))

@@ -40,7 +40,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "validate": ("validate", "Check definitions, without a server."),
         "diagram": ("diagram", "Draw a definition, or a saga."),
         "definitions": ("sagas", "List the definitions."),
-        "services": ("sagas", "List the services that take part."),
+        "services": ("services", "The services that take part: list, pause, resume them."),
     },
     "Commands for the house": {
         "up": ("up", "Start everything on this machine."),

@@ -125,3 +125,11 @@ def table(
 def named(saga: dict[str, Any]) -> str:
     paused = ", paused" if saga.get("paused") else ""
     return f"{clean(saga['saga'])} {saga['id']} is {tinted(saga['state'], TONES.get(saga['state']))}{paused}"
+
+
+class WithDefault(click.Group):
+    """`saga dead-letters --status noted` is `saga dead-letters list --status noted`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named_or_helped = args and (not args[0].startswith("-") or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named_or_helped else ["list", *args])

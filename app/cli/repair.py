@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from app.cli.output import clean, named, say, say_indented, table
+from app.cli.output import WithDefault, clean, named, say, say_indented, table
 from app.cli.parameters import JsonParameter, filter_options, saga_argument, wanted
 from app.cli.server import Server, json_option, speaks_http
 from app.client import path_of
@@ -150,15 +150,7 @@ def bulk(
 # --- dead letters -----------------------------------------------------------------------------------------------
 
 
-class _WithDefault(click.Group):
-    """`saga dead-letters --status noted` is `saga dead-letters list --status noted`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        named_or_helped = args and (not args[0].startswith("-") or args[0] in ctx.help_option_names)
-        return super().parse_args(ctx, args if named_or_helped else ["list", *args])
-
-
-@click.group("dead-letters", cls=_WithDefault)
+@click.group("dead-letters", cls=WithDefault)
 def dead_letters() -> None:
     """What was given up and waits for a person. Alone, `saga dead-letters` lists what is open."""
 
@@ -225,7 +217,7 @@ _letter_command("discard", "Put a dead letter aside; its saga stays as it is.", 
 # --- notices ----------------------------------------------------------------------------------------------------
 
 
-@click.group("notices", cls=_WithDefault)
+@click.group("notices", cls=WithDefault)
 def notices() -> None:
     """What a notify_url could not be told yet. Alone, `saga notices` lists it."""
 

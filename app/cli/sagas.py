@@ -249,28 +249,9 @@ def definitions(server: Server, as_json: bool) -> None:
         say(line)
 
 
-@click.command
-@json_option
-@speaks_http
-def services(server: Server, as_json: bool) -> None:
-    """List the services that carry out the steps."""
-    answer = server.client.get("/services")
-    found = answer.items("name")
-    if as_json:
-        say(answer.text)
-        return
-    rows = [
-        (each["name"], each.get("url") or f"python {each.get('python')}", each.get("max_in_flight") or "-")
-        for each in found
-    ]
-    for line in table(("NAME", "WHERE", "MAX IN FLIGHT"), rows) if rows else ["There is no service yet."]:
-        say(line)
-
-
 COMMANDS: Final[dict[str, click.Command]] = {
     "start": start,
     "show": show,
     "list": list_sagas,
     "definitions": definitions,
-    "services": services,
 }

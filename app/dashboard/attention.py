@@ -1,6 +1,7 @@
 """The landing page: the health of the house in one line, and below it what needs a person, grouped by its cause."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -51,6 +52,7 @@ async def attention(request: Request, visitor: Visiting) -> Response:
     try:
         groups = await house.overview.groups(visitor.caller.sees)
         overdue = await house.overview.overdue_seconds()
+        paused = await house.services.paused()
     finally:
         there, waiting = await signs, await depths
     return page(
@@ -58,7 +60,7 @@ async def attention(request: Request, visitor: Visiting) -> Response:
         visitor,
         "attention.html",
         here="attention",
-        health=health(house, there, waiting, overdue),
+        health=health(house, there, waiting, overdue, paused),
         groups=[(group, address_of(group)) for group in groups.found],
         whole=groups,
         live="/admin/live",
@@ -71,14 +73,19 @@ def address_of(group: Group) -> str:
     return urlencode({name: value for name, value in wanted.items() if value})
 
 
-def health(house: House, signs: Signs | None, depths: dict[str, int] | None, overdue: float) -> list[Part]:
+def health(
+    house: House, signs: Signs | None, depths: dict[str, int] | None, overdue: float, paused: Collection[str]
+) -> list[Part]:
     if signs is None or depths is None:
         parts = [Part("Redis", "does not answer: sagas go on, more slowly", Tone.BAD)]
     else:
         parts = [*_people(house, signs), _queues(depths)]
     late = Tone.GOOD if overdue < LATE_SECONDS + house.settings.sweep_interval else Tone.BAD
     words = "nothing is overdue" if overdue < 1 else f"the oldest work is {about(overdue)} overdue"
-    return [*parts, Part("Time", words, late)]
+    parts.append(Part("Time", words, late))
+    if paused:
+        parts.append(Part("Paused", f"nothing new is sent to {', '.join(sorted(paused))}", Tone.WAITING))
+    return parts
 
 
 def _people(house: House, signs: Signs) -> list[Part]:

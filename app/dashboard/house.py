@@ -32,6 +32,7 @@ async def rooms(request: Request, visitor: Visiting) -> Response:
     looking, counting = asyncio.create_task(house.alive.look()), asyncio.create_task(house.publisher.depths())
     try:
         overdue = await house.overview.overdue_seconds()
+        paused = await house.services.paused()
         revision = await revision_of(house.database)
     finally:
         signs, depths = await looking, await counting
@@ -41,7 +42,7 @@ async def rooms(request: Request, visitor: Visiting) -> Response:
         visitor,
         "house.html",
         here="house",
-        health=health(house, signs, depths, overdue),
+        health=health(house, signs, depths, overdue, paused),
         signs=signs,
         queues=QUEUES,
         depths=depths,

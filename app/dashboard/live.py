@@ -7,7 +7,8 @@ event: a browser that was away says it when it comes back, and so hears of what 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Final
 
 from fastapi import Request
@@ -21,6 +22,11 @@ LONGEST_SECONDS: Final = 600.0
 """Then the browser comes back by itself, and shows again who it is."""
 ASKS_SECONDS: Final = 3.0
 """So often it is looked whether who listens is still logged in: with the pause between two looks, within 5 seconds."""
+
+
+def stamp_with(stamp: object, paused: Collection[str]) -> str:
+    """Of a page that tells which sagas wait for services that are paused."""
+    return f"{stamp}-{zlib.crc32(' '.join(sorted(paused)).encode()):08x}" if paused else str(stamp)
 
 
 def stream(

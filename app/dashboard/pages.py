@@ -57,6 +57,7 @@ class Place(NamedTuple):
 PLACES: Final = (
     Place("attention", "/admin/", "Needs attention"),
     Place("sagas", "/admin/sagas", "Sagas"),
+    Place("bulk", "/admin/bulk", "Bulk jobs"),
     Place("letters", "/admin/dead-letters", "Dead letters"),
     Place("definitions", "/admin/definitions", "Definitions"),
     Place("services", "/admin/services", "Services"),

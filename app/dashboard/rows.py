@@ -4,7 +4,7 @@ The state, the counts and the signs are those of the page of one saga, made by t
 the two cannot disagree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +54,8 @@ class Row:
     updated_at: Micros
 
 
-def row_of(saga: Saga) -> Row:
+def row_of(saga: Saga, paused: Collection[str] = ()) -> Row:
+    """`paused`: services to which nothing new is sent."""
     definition, state = saga.definition, saga.state
     return Row(
         saga.id,
@@ -63,7 +64,7 @@ def row_of(saga: Saga) -> Row:
         str(state.state),
         rules.paused(definition, state),
         state.attention is not None,
-        sentence(definition, state, now_of(saga)),
+        sentence(definition, state, now_of(saga), paused),
         progress_of(saga),
         dict(saga.labels),
         saga.tenant,

@@ -134,6 +134,7 @@ async def saga_page(
     events = await house_of(request).listing.history(saga.id, visitor.caller.sees, after=after, limit=EVENTS) or []
     events = discreet_history(saga, (event for event in events if event["seq"] <= state.seq))  # one page, one moment
     attempts = attempts_of(events)
+    paused = await house_of(request).services.paused()
     # In a thread: a large graph must not hold up the others.
     picture = await asyncio.to_thread(diagram.svg, saga.definition, state, inline=True)
     view = orjson.loads(saga_json(saga))
@@ -147,7 +148,7 @@ async def saga_page(
         view=view,
         state=state,
         choreographed=saga.definition.type == "choreography",
-        sentence=sentence(saga.definition, state, at),
+        sentence=sentence(saga.definition, state, at, paused),
         progress=progress_of(saga),
         picture=Markup(picture),  # noqa: S704 - it escapes what it is given
         line=line_of(attempts, at),
@@ -161,7 +162,7 @@ async def saga_page(
         problem=problem,
         done=done,
         moved=problem is not None and problem.code == "saga-has-moved",
-        live=None if state.final else f"/admin/sagas/{saga.id}/live?seq={state.seq}",
+        live=None if state.final else f"/admin/sagas/{saga.id}/live?known={live.stamp_with(state.seq, paused)}",
         self_path=f"/admin/sagas/{saga.id}",
         title=f"{saga.definition.name} {saga.key}",
         finished=None if state.finished_at is None else duration((state.finished_at - state.created_at) / SECOND),
@@ -309,6 +310,6 @@ async def moved(request: Request, visitor: Visiting, id: str) -> Response:  # no
         raise Problem(404, "saga-not-found", f"There is no saga {saga_id}.")
 
     async def stamp() -> str:
-        return str(await house.overview.seq(saga_id, sees))
+        return live.stamp_with(await house.overview.seq(saga_id, sees), await house.services.paused())
 
-    return live.stream(request, visitor, stamp, every=1, known=request.query_params.get("seq", "")[:20] or None)
+    return live.stream(request, visitor, stamp, every=1, known=request.query_params.get("known", "")[:40] or None)

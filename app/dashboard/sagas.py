@@ -1,27 +1,20 @@
-"""The list of sagas, and what is done to many of them at once.
-
-The view is its address: chips, searches and pages are links and GET forms. What is done to many goes by way of a page
-that says how many there are, and asks for a reason and a limit.
-"""
+"""The list of sagas. The view is its address: chips, searches and pages are links and GET forms."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.access import Right
 from app.dashboard import live
-from app.dashboard.access import Posting, Visiting, Visitor, house_of, refuse_without
+from app.dashboard.access import Visiting, Visitor, house_of
 from app.dashboard.pages import Page, now, page
 from app.dashboard.rows import Row, row_of
 from app.errors import Problem
 from app.filters import PAGING, SAGA_FILTERS, Query, saga_filter
-from app.instants import rfc3339
-from app.operating import BULK_MOST, Bulk, BulkAction, Operator
 from app.saga.fields import shown
 from app.saga.state import SECOND, SagaState
 from app.store.listing import Filter
@@ -39,7 +32,6 @@ OF_NO_VIEW: Final = frozenset({*PAGING, "known"})
 """The page, and what an open one knows."""
 ALL: Final = "all"
 ACTIONS: Final[Mapping[str, str]] = {"retry": "Retry", "compensate": "Compensate", "pause": "Pause"}
-DEFAULT_LIMIT: Final = 100
 
 # As a browser sends a field of the kind `datetime-local`.
 _LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
@@ -113,11 +105,12 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
     house = house_of(request)
     view = read_view(request, visitor)
     faults, place = view.faults, view.place
-    rows, more = [], None
+    rows, more, paused = [], None, frozenset[str]()
     counts: Mapping[str, int] = {}
     if not faults:
         found, more = await house.listing.sagas(view.wanted, limit=view.limit, after=place)
-        rows = [row_of(saga) for saga in found]
+        paused = await house.services.paused()
+        rows = [row_of(saga, paused) for saga in found]
         counts = await house.overview.counts(view.wanted)
     names = [each["name"] for each in await house.definitions.names()]
     return page(
@@ -135,7 +128,7 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
         next=None if more is None else view.address(cursor=more.cursor()),
         paged=place is not None,
         actions=ACTIONS,
-        live=None if faults or place is not None or view.wanted.text else _live(view, rows),
+        live=None if faults or place is not None or view.wanted.text else _live(view, rows, paused),
     )
 
 
@@ -161,123 +154,24 @@ def _chips(view: View, counts: Mapping[str, int]) -> list[Chip]:
 
 @router.get("/admin/sagas/live")
 async def moved(request: Request, visitor: Visiting) -> Response:
-    view, house = _sound(read_view(request, visitor)), house_of(request)
-    known = request.query_params.get("known")
-    return live.stream(request, visitor, lambda: house.overview.stamp(view.wanted, view.limit), every=2, known=known)
+    view, house = sound(read_view(request, visitor)), house_of(request)
+
+    async def stamp() -> str:
+        return live.stamp_with(await house.overview.stamp(view.wanted, view.limit), await house.services.paused())
+
+    return live.stream(request, visitor, stamp, every=2, known=request.query_params.get("known"))
 
 
-def _live(view: View, rows: Sequence[Row]) -> str:
+def _live(view: View, rows: Sequence[Row], paused: Collection[str]) -> str:
     """With what the page was made of: what moves before its stream stands is not missed."""
     limit = None if view.limit == LIMIT else str(view.limit)
-    return view.address("/admin/sagas/live", known=stamp_of((row.id, row.seq) for row in rows), limit=limit)
+    known = live.stamp_with(stamp_of((row.id, row.seq) for row in rows), paused)
+    return view.address("/admin/sagas/live", known=known, limit=limit)
 
 
-def _sound(view: View) -> View:
+def sound(view: View) -> View:
     """Problem 422 where the address is not as it should be."""
     if view.faults:
         detail = "The address is not as it should be, so nothing was done."
         raise Problem(422, "filter-invalid", detail, errors=view.faults)
     return view
-
-
-# --- many at once -----------------------------------------------------------------------------------------------
-
-
-@router.get("/admin/sagas/bulk")
-async def ask(request: Request, visitor: Visiting) -> Response:
-    refuse_without(visitor, Right.OPERATE)
-    view, action = _bulk_view(request, visitor)
-    limit = str(min(DEFAULT_LIMIT, BULK_MOST))
-    return await _bulk_page(request, visitor, view, action, limit=limit)
-
-
-@router.post("/admin/sagas/bulk")
-async def act(request: Request, posted: Posting) -> Response:
-    visitor = posted.visitor
-    refuse_without(visitor, Right.OPERATE)
-    view, action = _bulk_view(request, visitor)
-    reason, limit = posted.one("reason").strip(), posted.one("limit").strip()
-    fault = None
-    if not reason:
-        fault = "Say why you do this: the reason stands in the audit trail."
-    elif not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= BULK_MOST:
-        fault = f"The limit must be a number from 1 to {BULK_MOST:,}."
-    if fault is not None:
-        return await _bulk_page(request, visitor, view, action, reason=reason, limit=limit, fault=fault)
-    operator = Operator(house_of(request), visitor.caller)
-    done = await operator.bulk(action, view.wanted, int(limit), reason, dry_run=False)
-    return await _bulk_page(request, visitor, view, action, reason=reason, limit=limit, done=done)
-
-
-def _bulk_view(request: Request, visitor: Visitor) -> tuple[View, BulkAction]:
-    """Problem 422 where the address is not as it should be: an action is not done to what somebody did not mean."""
-    action = request.query_params.get("action", "")
-    scope = request.query_params.get("of", ALL)
-    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in {"action", "of"}]
-    if scope == ALL:
-        kept = [(name, value) for name, value in kept if name != "selected"]
-    else:
-        kept = [("id" if name == "selected" else name, value) for name, value in kept if name == "selected"]
-        if not kept:
-            raise Problem(422, "nothing-selected", "Nothing is selected: tick some sagas, or choose all that match.")
-    # The time is fixed here: what is confirmed is what was counted.
-    kept = [
-        (name, value) if name != "within" or value not in WITHIN else ("created_after", _since(WITHIN[value][1]))
-        for name, value in kept
-    ]
-    view = _sound(read_view(Request({**request.scope, "query_string": urlencode(kept).encode()}), visitor))
-    if action not in get_args(BulkAction):
-        raise Problem(422, "action-unknown", f"{shown(action)} cannot be done to many: it is one of {list(ACTIONS)}.")
-    return view, action  # type: ignore[return-value]
-
-
-def _plain(name: str, values: list[str]) -> Any:
-    """As the body of the API's call has it."""
-    if name == "attention":
-        return values[0] == "true"
-    return values[0] if len(values) == 1 else values
-
-
-def _since(seconds: int) -> str:
-    return rfc3339(now() - seconds * SECOND)
-
-
-async def _bulk_page(
-    request: Request,
-    visitor: Visitor,
-    view: View,
-    action: BulkAction,
-    *,
-    limit: str,
-    reason: str = "",
-    fault: str | None = None,
-    done: Bulk | None = None,
-) -> Response:
-    operator = Operator(house_of(request), visitor.caller)
-    tried = await operator.bulk(action, view.wanted, 1, "", dry_run=True)
-    failed: dict[str, list[str]] = {}
-    for each in () if done is None else done.failed:
-        failed.setdefault(each["code"], []).append(each["id"])
-    filters: dict[str, Any] = {}
-    for name, value in view.given:
-        filters.setdefault(name, []).append(value)
-    return page(
-        request,
-        visitor,
-        "bulk.html",
-        here="sagas",
-        status=422 if fault else 200,
-        view=view,
-        action=action,
-        verb=ACTIONS[action],
-        matched=tried.matched,
-        most=BULK_MOST,
-        reason=reason,
-        limit=limit,
-        fault=fault,
-        done=done,
-        failed=failed,
-        filters={name: _plain(name, values) for name, values in filters.items()},
-        target=view.address("/admin/sagas/bulk", action=action),
-        back=view.address(),
-    )

@@ -1,21 +1,30 @@
-"""Services: where they are, what they are doing now, and how the last calls of them went."""
+"""Services: where they are, what they are doing now, how the last calls of them went; and pausing them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from app.dashboard.access import Visiting, house_of
+from app.access import Right
+from app.dashboard.access import Posting, Visiting, Visitor, house_of, refuse_without
+from app.dashboard.acting import reason_of
 from app.dashboard.definitions import share
-from app.dashboard.pages import Page, page
+from app.dashboard.pages import Page, page, role_needed
+from app.errors import Problem
 from app.filters import Query
 from app.house import House
 from app.instants import duration
+from app.operating import Operator, refuse_tenants
 from app.saga.service import Service
 from app.saga.state import COMPENSATION
 from app.store.rates import RECENT_CALLS, RECENT_SAGAS, RecentCall, in_flight, recent_calls
 
+DONE: Final[Mapping[str, str]] = {
+    "pause": "The service is paused: nothing new is sent to it.",
+    "resume": "The service goes on: what waits for it is sent now.",
+}
 LAST: Final = 5
 """Calls that are shown of each service."""
 
@@ -30,6 +39,8 @@ class Room:
     service: Service | None
     """None: sagas name it, and it is not registered."""
     in_flight: int = 0
+    waiting: int = 0
+    """To be called or undone next."""
     attention: int = 0
     calls: int = 0
     failed: int = 0
@@ -48,18 +59,55 @@ class Room:
 
 @router.get("/admin/services")
 async def services(request: Request, visitor: Visiting) -> Response:
-    Query(request, ()).check()
+    Query(request, ("done",)).check()
+    return await _page(request, visitor, done=DONE.get(request.query_params.get("done", "")))
+
+
+@router.post("/admin/services/{name}/{action}")
+async def act(request: Request, posted: Posting, name: str, action: str) -> Response:
+    if action not in DONE:
+        raise Problem(404, "not-found", f"There is no action {action[:40]!r}.")
+    refuse_without(posted.visitor, Right.OPERATE)
+    operator = Operator(house_of(request), posted.visitor.caller)
+    try:
+        reason = reason_of(posted)
+        await (operator.pause_service if action == "pause" else operator.resume_service)(name, reason)
+    except Problem as problem:
+        if problem.status == 404:
+            raise
+        return await _page(request, posted.visitor, status=problem.status, problem=problem)
+    return RedirectResponse(f"/admin/services?done={action}", 303)
+
+
+async def _page(
+    request: Request, visitor: Visitor, *, status: int = 200, problem: Problem | None = None, done: str | None = None
+) -> Response:
     rooms = await _rooms(house_of(request), visitor.caller.sees)
     return page(
         request,
         visitor,
         "services.html",
         here="services",
+        status=status,
         rooms=rooms,
+        refusal=_refusal(visitor),
+        problem=problem,
+        done=done,
         told=told,
         recent_sagas=RECENT_SAGAS,
         recent_calls=RECENT_CALLS,
     )
+
+
+def _refusal(visitor: Visitor) -> str | None:
+    """Why the visitor may pause none."""
+    if not visitor.caller.may(Right.OPERATE):
+        return role_needed(Right.OPERATE)
+    try:
+        refuse_tenants(visitor.caller)
+    except Problem as problem:
+        return problem.detail
+    return None
 
 
 async def _rooms(house: House, sees: str | None) -> list[Room]:
@@ -68,8 +116,11 @@ async def _rooms(house: House, sees: str | None) -> list[Room]:
     def of(name: str) -> Room:
         return rooms.setdefault(name, Room(name, None))
 
-    for (name, version, position), number in (await in_flight(house.database, sees)).items():
-        of((await house.definitions.get(name, version)).steps[position].service).in_flight += number
+    for (name, version, position), (called, waiting) in (await in_flight(house.database, sees)).items():
+        definition = await house.definitions.get(name, version)
+        room = of(definition.steps[position].service)
+        room.in_flight += called
+        room.waiting += waiting if definition.type == "orchestration" else 0  # of others nothing is sent
     for call in await recent_calls(house.database, sees):
         definition = await house.definitions.get(call.definition, call.version)
         room = of(definition.steps[definition.index[call.step]].service)

@@ -57,6 +57,11 @@ class Participants:
         self._made[service_name, operation_name] = service, participant
         return participant
 
+    async def paused(self, service_name: str) -> bool:
+        """Whether an operator has stopped what is sent to it."""
+        service = await self._service(service_name)
+        return service is not None and service.pause is not None
+
     def _make(self, service: Service, operation_name: str) -> Participant:
         if service.url is not None:
             if self._session is None:

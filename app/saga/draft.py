@@ -101,6 +101,9 @@ class Draft:
     def refuse_at_rest(self) -> Refusal | None:
         if not self.state.at_rest:
             return None
+        if not self.state.final:
+            advice = "goes on only when its failed compensations are retried or resolved."
+            return Refusal("saga-at-rest", f"The saga is {self.state.state}, and {advice}")
         return Refusal("saga-at-rest", f"The saga is {self.state.state} and changes no more; restart makes a new one.")
 
     def end_undoing(self, failed: Sequence[int], standing: Sequence[int]) -> None:

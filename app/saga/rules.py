@@ -1,5 +1,7 @@
 """Questions about a saga's state. What the machine decides by, and what the API and the dashboard tell people."""
 
+from collections.abc import Collection
+
 from app.saga.definition import Definition
 from app.saga.state import (
     ACTION,
@@ -129,8 +131,13 @@ def takes_place(definition: Definition, state: State) -> bool:
     return definition.max_concurrent is not None and running
 
 
-def wake_at(definition: Definition, state: State, now: Micros) -> Micros | None:
-    """When somebody must look at the saga again: the least over every reason of the whole state."""
+def wake_at(
+    definition: Definition, state: State, now: Micros, *, apart: Collection[tuple[int, Operation]] = ()
+) -> Micros | None:
+    """When somebody must look at the saga again: the least over every reason of the whole state.
+
+    `apart`: operations that give no reason, since nothing could be done for them.
+    """
     if state.at_rest:
         return None
     reasons: list[Micros] = []
@@ -141,6 +148,7 @@ def wake_at(definition: Definition, state: State, now: Micros) -> Micros | None:
         if call.due_at is not None:
             awaited = call.state in {CallState.RUNNING, CallState.WAITING}
             sendable = not answers_only and (compensating or not turn or decides(definition, state, position))
+            sendable = sendable and (position, operation) not in apart
             if awaited or sendable:
                 reasons.append(call.due_at)
             if call.poll_every is not None:

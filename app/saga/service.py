@@ -3,6 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from app.saga.state import Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator's: nothing new is sent to the service."""
+
+    since: Micros
+    by: str
+    reason: str
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -17,3 +28,5 @@ class Service:
     max_in_flight: int | None = None
     subscribes: tuple[str, ...] = ()
     """Types of the events that are posted to it."""
+    pause: Pause | None = field(default=None, compare=False)
+    """Of what happens to it, not of what it is: the same service whether it is paused or not."""

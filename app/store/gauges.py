@@ -8,6 +8,7 @@ from sqlalchemy import func, select, text
 
 from app.store.database import Database
 from app.store.notices import STATUS
+from app.store.services import WAITS
 from app.store.tables import notice
 
 _COUNTS: Final = text("""
@@ -23,16 +24,18 @@ _DELIVERIES: Final = text("""
 _OVERDUE: Final = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(wake_at)), 0)::float8 FROM saga
     WHERE wake_at < now()""")
+_PAUSED: Final = text("SELECT name, paused_at IS NOT NULL AS paused FROM service")
 # Only what has long been silent is looked into: a hold is `paused`, a delayed start is CREATED, and what waits for a
-# callback or for a retry says so in its document.
-_STUCK: Final = text("""
+# callback, for a retry or for a paused service says so in its document.
+_STUCK: Final = text(f"""
     SELECT count(*) FROM saga
     WHERE state IN ('EXECUTING', 'COMPENSATING') AND NOT paused
     AND updated_at < now() - make_interval(secs => :seconds)
     AND NOT jsonb_path_exists(
         document,
         '$.steps[*][1 to 2] ? (@.state == "WAITING" || (@.state == "RETRYING" && @.due_at > $now))',
-        jsonb_build_object('now', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))""")
+        jsonb_build_object('now', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))
+    AND NOT {WAITS.format(which="service.paused_at IS NOT NULL")}""")
 
 
 @dataclass(slots=True)
@@ -45,6 +48,8 @@ class Gauges:
     """By status."""
     deliveries: dict[str, int] = field(default_factory=dict)
     """By service: events that it has not taken yet."""
+    paused: dict[str, bool] = field(default_factory=dict)
+    """By service."""
     definitions: Sequence[str] = ()
     stuck: int = 0
     oldest_overdue_seconds: float = 0
@@ -64,6 +69,7 @@ async def read_gauges(database: Database, stuck_after_seconds: float) -> Gauges:
                 names.append(row.saga)
         gauges.notices = {row.status: row.number for row in await connection.execute(_NOTICES)}
         gauges.deliveries = {row.name: row.number for row in await connection.execute(_DELIVERIES)}
+        gauges.paused = {row.name: row.paused for row in await connection.execute(_PAUSED)}
         gauges.oldest_overdue_seconds = (await connection.execute(_OVERDUE)).scalar_one()
         gauges.stuck = (await connection.execute(_STUCK, {"seconds": stuck_after_seconds})).scalar_one()
     gauges.definitions = sorted(names)

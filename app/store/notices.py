@@ -52,6 +52,9 @@ _FAILED: Final = """
         due_at = CASE WHEN $5::interval IS NULL OR now() < since + $5 THEN now() + $4::interval END
     WHERE id = $1 AND attempts = $2
     RETURNING due_at IS NULL"""
+# Nothing was sent, so nothing is counted.
+_WAIT: Final = """
+    UPDATE notice SET attempts = attempts - 1, due_at = now() + $3::interval WHERE id = $1 AND attempts = $2"""
 # The letter has the id of what it stands for: given up again after a retry, it is the same letter, open again.
 _DEAD: Final = """
     WITH gone AS (
@@ -115,6 +118,11 @@ class Notices:
 
     async def told(self, notice: Notice) -> None:
         await self._lane.run(lambda connection: connection.execute(_TOLD, notice.id))
+
+    async def wait(self, notice: Notice, seconds: float) -> None:
+        """Puts it off as if it had not been leased."""
+        pause = timedelta(seconds=seconds)
+        await self._lane.run(lambda connection: connection.execute(_WAIT, notice.id, notice.attempt, pause))
 
     async def dead(self, notice: Notice, error: Mapping[str, Any]) -> None:
         """Gives up an event: a dead letter takes its place."""

@@ -66,12 +66,15 @@ _ACTIVE: Final = text(f"""
         SELECT definition, version, state FROM saga WHERE {_RUNNING} AND {_OF_TENANT} LIMIT {COUNTED}
     ) AS looked_at WHERE :name = '' OR definition = :name GROUP BY definition, version, state""")
 _IN_FLIGHT: Final = text(f"""
-    SELECT definition, version, (step ->> 0)::int AS position, count(*) AS number FROM (
+    SELECT definition, version, (step ->> 0)::int AS position,
+        count(*) FILTER (WHERE 'RUNNING' IN (step #>> '{{1,state}}', step #>> '{{2,state}}')) AS called,
+        count(*) FILTER (WHERE step #>> '{{1,state}}' IN ('SCHEDULED', 'RETRYING')
+            OR step #>> '{{2,state}}' IN ('SCHEDULED', 'RETRYING')) AS waiting
+    FROM (
         SELECT definition, version, document FROM saga WHERE state IN ('EXECUTING', 'COMPENSATING')
         AND format <= {FORMAT} AND {_OF_TENANT} LIMIT {COUNTED}
     ) AS looked_at
     CROSS JOIN LATERAL jsonb_array_elements(document -> 'steps') AS step
-    WHERE 'RUNNING' IN (step #>> '{{1,state}}', step #>> '{{2,state}}')
     GROUP BY definition, version, position""")
 _CALLS: Final = f"""
     SELECT e.saga_id, newest.definition, newest.version, e.step, e.operation, e.attempt, e.at, {_WELL} AS well,
@@ -178,11 +181,11 @@ async def active(database: Database, tenant: str | None, name: str = "") -> Acti
     return Active({(row.definition, row.version, row.state): row.number for row in rows})
 
 
-async def in_flight(database: Database, tenant: str | None) -> dict[tuple[str, int, int], int]:
-    """Steps that are called now, or undone: by definition, version and position."""
+async def in_flight(database: Database, tenant: str | None) -> dict[tuple[str, int, int], tuple[int, int]]:
+    """Of each step, by definition, version and position: how often it is called or undone now, and is to be next."""
     async with database.connect() as connection:
         rows = (await connection.execute(_IN_FLIGHT, {"tenant": tenant})).all()
-    return {(row.definition, row.version, row.position): row.number for row in rows}
+    return {(row.definition, row.version, row.position): (row.called, row.waiting) for row in rows}
 
 
 async def recent_calls(database: Database, tenant: str | None) -> list[RecentCall]:

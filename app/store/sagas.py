@@ -247,8 +247,8 @@ _PUT_INPUT: Final = f"""
     ON CONFLICT (saga_id, name) DO UPDATE SET codec = excluded.codec, data = excluded.data"""
 _POSTPONE: Final = """
     UPDATE saga AS s SET wake_at = w.wake_at
-    FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) AS w(id, seq, wake_at)
-    WHERE s.id = w.id AND s.seq = w.seq"""
+    FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[]) AS w(id, seq, was, wake_at)
+    WHERE s.id = w.id AND s.seq = w.seq AND s.wake_at = w.was"""
 _LETTER: Final = """
     INSERT INTO dead_letter (tenant, saga_id, saga, step, operation, attempts, error, status, created_at, closed_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL)
@@ -369,8 +369,11 @@ class Sagas:
         return await self._insert(saga)
 
     async def postpone(self, sagas: Sequence[tuple[Saga, Micros]]) -> None:
-        """Moves the time to look again, of sagas that were looked at too early."""
-        rows = [(saga.id, saga.state.seq, to_moment(at)) for saga, at in sorted(sagas, key=lambda one: one[0].id)]
+        """Moves the time to look again, of sagas that were looked at too early; not of one that was woken meanwhile."""
+        rows = [
+            (saga.id, saga.state.seq, None if saga.wake_at is None else to_moment(saga.wake_at), to_moment(at))
+            for saga, at in sorted(sagas, key=lambda one: one[0].id)
+        ]
         await self._writing.run(lambda connection: connection.execute(_POSTPONE, *_columns(rows)))
 
     async def put_off(self, ids: Sequence[str], seconds: float) -> None:

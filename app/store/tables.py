@@ -76,7 +76,12 @@ service = Table(
     Column("max_in_flight", Integer),
     Column("subscribes", JSONB, nullable=False, server_default=text("'[]'")),
     Column("updated_at", Moment, nullable=False, server_default=text("now()")),
+    # nothing new is sent to it
+    Column("paused_at", Moment),
+    Column("paused_by", String),
+    Column("pause_reason", String),
     CheckConstraint("(url IS NULL) <> (python IS NULL)", name="one_kind"),
+    CheckConstraint("num_nulls(paused_at, paused_by, pause_reason) IN (0, 3)", name="paused_by_somebody"),
 )
 
 saga = Table(
@@ -186,6 +191,27 @@ dead_letter = Table(
         unique=True,
         postgresql_where=text("status = 'open'"),
     ),
+)
+
+# What was done to many sagas at once. What was done to each of them stands in the audit trail.
+bulk_job = Table(
+    "bulk_job",
+    metadata,
+    Column("id", UUID, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("tenant", String, nullable=False, server_default=NO_TENANT),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("filter", JSONB, nullable=False),
+    Column("most", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("begun_at", Moment, nullable=False, server_default=text("now()")),
+    Column("matched", Integer, nullable=False),
+    # null: under way, or its process died
+    Column("ended_at", Moment),
+    Column("done", Integer),
+    Column("failed", JSONB),
+    CheckConstraint("num_nulls(ended_at, done, failed) IN (0, 3)", name="ended_with_a_result"),
+    Index("ix_bulk_job_begun_at", text("begun_at DESC"), text("id DESC")),
 )
 
 outbox = Table(

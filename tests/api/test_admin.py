@@ -370,6 +370,40 @@ class TestBulk:
         limited = {**body, "action": "compensate", "limit": 1, "filter": {"label": {"batch": "7"}}}
         assert (await orders.api.post("/admin/api/bulk", limited)).json["remaining"] == 2
 
+    async def test_a_job_can_be_read_again(self, orders: World) -> None:
+        saga = await orders.submit(labels={"batch": "7"})
+        wanted = {"state": ["EXECUTING"], "label": {"batch": "7"}, "created_after": "2026-01-01T00:00:00.000000Z"}
+        body = {"action": "pause", "filter": wanted, "reason": "a test", "limit": 9}
+        dry = await orders.api.post("/admin/api/bulk", {**body, "dry_run": True})
+        assert "Location" not in dry.headers
+        assert (await orders.api.get("/admin/api/bulk")).json == {"items": [], "next_cursor": None}
+        first = await orders.api.post("/admin/api/bulk", body)
+        again = await orders.api.post("/admin/api/bulk", body)
+        job = (await orders.api.get(again.headers["Location"])).json
+        assert job.pop("begun_at") < job.pop("ended_at")
+        assert job == {
+            "id": again.headers["Location"].rpartition("/")[2],
+            "actor": "key:bootstrap",
+            "action": "pause",
+            "filter": wanted,
+            "limit": 9,
+            "reason": "a test",
+            "matched": 1,
+            "done": 0,
+            "failed": [{"id": saga["id"], "code": "already-paused"}],
+        }
+        newest = (await orders.api.get("/admin/api/bulk?limit=1")).json
+        assert [each["id"] for each in newest["items"]] == [job["id"]]
+        older = (await orders.api.get(f"/admin/api/bulk?cursor={newest['next_cursor']}")).json
+        assert [each["id"] for each in older["items"]] == [first.headers["Location"].rpartition("/")[2]]
+        for path in ("nothing", UNKNOWN_ID, "%00"):
+            answer = await orders.api.get(f"/admin/api/bulk/{path}")
+            assert (answer.status, answer.code) == (404, "job-not-found"), path
+        made = await orders.api.post("/admin/api/keys", {"scopes": ["admin"], "tenant": "theirs"})
+        theirs = {"key": made.json["key"]}
+        assert (await orders.api.get("/admin/api/bulk", **theirs)).json["items"] == []
+        assert (await orders.api.get(f"/admin/api/bulk/{job['id']}", **theirs)).status == 404
+
     async def test_what_is_wrong_is_refused(self, orders: World) -> None:
         right = {"action": "retry", "filter": {}, "reason": "x"}
         for change in (

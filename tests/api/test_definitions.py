@@ -163,6 +163,7 @@ class TestServices:
             "max_in_flight": 5,
             "signed": True,
             "subscribes": [],
+            "paused": None,
         }
         assert changed.json == expected
         answer = await api.get("/services")
@@ -172,6 +173,32 @@ class TestServices:
         assert (await api.get("/services/none")).code == "service-not-found"
         rotated = await api.put("/services/stock", {"url": "http://stock", "secrets": [secret, secret[:-8]]})
         assert (rotated.status, rotated.json["max_in_flight"]) == (200, None)
+
+    async def test_one_is_paused_and_resumed(self, world: World) -> None:
+        missing = await world.api.post("/admin/api/services/shop/pause", {})
+        assert (missing.status, missing.code) == (422, "reason-missing")
+        paused = await world.api.post("/admin/api/services/shop/pause", {"reason": "it is being moved"})
+        assert paused.status == 200
+        told = paused.json["paused"]
+        assert (told["by"], told["reason"]) == ("key:bootstrap", "it is being moved")
+        assert (await world.api.get("/services/shop")).json == paused.json
+        again = await world.api.post("/admin/api/services/shop/pause", {"reason": "twice"})
+        assert (again.status, again.code) == (409, "already-paused")
+        changed = await world.api.put("/services/shop", {"url": "http://127.0.0.1:9"})
+        assert changed.json["paused"] == told
+        resumed = await world.api.post("/admin/api/services/shop/resume", {"reason": "it has moved"})
+        assert (resumed.status, resumed.json["paused"]) == (200, None)
+        again = await world.api.post("/admin/api/services/shop/resume", {"reason": "twice"})
+        assert (again.status, again.code) == (409, "not-paused")
+        for name in ("none", "%00", "a%2Fb"):
+            gone = await world.api.post(f"/admin/api/services/{name}/pause", {"reason": "x"})
+            assert gone.status == 404, name
+
+    async def test_who_acts_for_one_tenant_stops_nobody_elses_sagas(self, world: World) -> None:
+        made = await world.api.post("/admin/api/keys", {"scopes": ["admin"], "tenant": "acme"})
+        answer = await world.api.post("/admin/api/services/shop/pause", {"reason": "x"}, key=made.json["key"])
+        assert (answer.status, answer.code) == (403, "tenant-bound")
+        assert (await world.api.get("/services/shop")).json["paused"] is None
 
     async def test_a_wrong_one_is_refused_with_every_fault(self, api: Client) -> None:
         for body, paths in WRONG_SERVICES:

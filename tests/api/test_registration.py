@@ -8,6 +8,7 @@ import pytest
 from app.house import House
 from app.registration import RegistrationFailed, check_file, read_folder, register_folder
 from app.settings import Settings
+from app.store.audit import AuditEntry
 from tests.api.conftest import Client, serve
 from tests.conftest import Servers
 from tests.waiting import until
@@ -40,6 +41,15 @@ async def test_it_is_registered_once(folder: Path, house: House) -> None:
     assert await register_folder(folder, house.definitions, house.services) == (["stock"], ["order v2"])
     ledger = (await house.services.read())["ledger"]
     assert (ledger.python, ledger.url) == ("./ledger.py", None)
+
+
+async def test_a_service_that_is_paused_is_not_changed_by_the_folder(folder: Path, house: House) -> None:
+    await register_folder(folder, house.definitions, house.services)
+    await house.services.pause("stock", AuditEntry("ada", "pause-service", "it is being moved", None, None), "")
+    assert await register_folder(folder, house.definitions, house.services) == ([], [])
+    pause = (await house.services.read())["stock"].pause
+    assert pause is not None
+    assert pause.by == "ada"
 
 
 async def test_every_fault_of_every_file_is_told_and_nothing_is_registered(folder: Path, house: House) -> None:

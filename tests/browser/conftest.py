@@ -84,6 +84,33 @@ DEFINITIONS = {
             },
         ],
     },
+    "order-events": {
+        "name": "order-events",
+        "type": "choreography",
+        "started_by": "OrderPlaced",
+        "correlation": "data.order_id",
+        "timeout": "10m",
+        "steps": [
+            {
+                "name": "Reserve",
+                "service": "inventory",
+                "trigger": "OrderPlaced",
+                "succeeded": "Reserved",
+                "failed": "ReservationFailed",
+                "compensated": "Released",
+                "timeout": "5m",
+            },
+            {
+                "name": "Pay",
+                "service": "payment",
+                "trigger": "Reserved",
+                "succeeded": "Paid",
+                "failed": "PaymentFailed",
+                "compensated": "Refunded",
+                "timeout": "5m",
+            },
+        ],
+    },
 }
 
 
@@ -146,6 +173,13 @@ class Place:
         """A saga whose payment could not be made, and which holds for a person: soon."""
         self.tell("charge", "BUSY")
         return self.start("careful", wait=0, **more)
+
+    def happened(self, order: str, *events: str, **data: Any) -> None:
+        """On the stream, in this order."""
+        for event in events:
+            made = {"specversion": "1.0", "id": f"{order}-{event}", "source": "/test", "type": event}
+            status, answer = self.ask("POST", "/events", {**made, "data": {"order_id": order, **data}})
+            assert status == 202, answer
 
     def audit(self, saga_id: str) -> list[tuple[str, str, str]]:
         """(who, what, why), the newest first."""

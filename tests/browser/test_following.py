@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from playwright.sync_api import Page, Route, expect
 
@@ -47,8 +48,11 @@ def test_a_page_that_could_not_be_fetched_is_fetched_again(page: Page, place: Pl
     assert len(asked) == 2
 
 
-def test_who_is_logged_out_elsewhere_is_sent_to_the_login(log_in: Callable[..., Page], place: Place, console: Console):
+def test_who_is_logged_out_elsewhere_is_sent_to_the_login(
+    log_in: Callable[..., Page], sessions: dict[str, Any], place: Place, console: Console
+):
     page = log_in()
+    del sessions["admin"]  # it ends here, and other tests log in anew
     saga = held(place)
     console.expected.add("EventSource's response")  # it gets the login, and that is no stream
     page.goto(f"/admin/sagas/{saga['id']}")

@@ -46,6 +46,31 @@ def test_a_saga(kind: str, page: Page, populated: dict[str, str]):
     shoot(page, f"saga-{kind}")
 
 
+def test_a_choreographed_saga(page: Page, place: Place):
+    place.happened("4711", "OrderPlaced", "Reserved", "PaymentFailed", reason="the card was declined")
+    page.goto("/admin/sagas?saga=order-events")
+    row = page.locator(".saga-row").first
+    expect(row).to_have_attribute("data-state", "COMPENSATING")  # the list follows
+    row.locator("a").first.click()
+    expect(page.locator("#head")).to_contain_text("order-events:4711")
+    page.evaluate("for (const step of document.querySelectorAll('details.step')) step.open = true")
+    shoot(page, "saga-of-events")
+    place.happened("4711", "Released")
+    expect(page.locator("#head")).to_have_attribute("data-state", "FAILED")
+
+
+def test_further_pages(page: Page, populated: dict[str, str]):
+    page.goto("/admin/definitions/order")
+    shoot(page, "definition")
+    page.goto("/admin/me")
+    shoot(page, "me")
+    page.goto("/admin/keys")
+    page.locator("#make").get_by_label("read").check()
+    page.locator("#make").get_by_role("button").click()
+    expect(page.locator("main")).to_contain_text("shown")
+    shoot(page, "key-made")
+
+
 def test_what_is_done_to_one(page: Page, populated: dict[str, str]):
     page.goto(f"/admin/sagas/{populated['done']}/again")
     shoot(page, "saga-again")
@@ -63,7 +88,7 @@ def test_what_is_done_to_many(page: Page, populated: dict[str, str], place: Plac
     page.get_by_label("Reason").fill("a picture")
     page.get_by_role("button", name="Pause them").click()
     expect(page.locator("main")).to_contain_text("done to 0 of 1")
-    shoot(page, "bulk-done")
+    shoot(page, "bulk-job")
 
 
 def test_what_goes_wrong(page: Page, console: Console):

@@ -4,13 +4,15 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
 from app import probes
 from app.api import sagas as api_sagas
+from app.errors import DatabaseUnavailable
 from app.store import overview
+from app.store.bulk_jobs import BulkJobs
 from tests.api.conftest import ONCE, World
 from tests.dashboard.conftest import PASSWORD, Browser, Element
 from tests.participant import ACCEPTED, ACTION, BUSY, COMPENSATION, REFUSED, Behaviour, answers
@@ -257,8 +259,12 @@ async def test_all_that_match_are_counted_first_and_done_with_a_reason_and_a_lim
         refused = await browser.send(form, **wrong)
         assert refused.status == 422
         assert "Nothing was done" in refused.text
-    done = await browser.send(form, reason="the shop is back", limit="2")
+    sent = await browser.send(form, reason="the shop is back", limit="2")
+    assert sent.status == 303  # to load the result anew does nothing again
+    done = await browser.get(sent.headers["Location"])
     assert "done to 2 of 3" in done.text
+    assert "the shop is back" in done.text
+    assert "attentionyes" in done.page.one("main").text.replace(" ", "")
     states = [(await shop.api.get(f"/sagas/{i}")).json["state"] for i in ids]
     assert states == ["COMPENSATION_FAILED", "COMPENSATING", "COMPENSATING"]  # the newest two
     audit = (await shop.api.get("/admin/api/audit")).json["items"]
@@ -296,10 +302,49 @@ async def test_an_action_on_what_was_not_meant_is_refused(query: str, shop: Worl
 async def test_those_whose_state_does_not_allow_it_are_told(shop: World, browser: Browser):
     saga_id = (await shop.ran())["id"]
     asked = await browser.get("/admin/sagas/bulk?action=pause&of=all")
-    done = await browser.send(asked.main.one("form", method="post"), reason="a try")
+    sent = await browser.send(asked.main.one("form", method="post"), reason="a try")
+    done = await browser.get(sent.headers["Location"])
     assert "done to 0 of 1" in done.text
     assert saga_id in done.text
     assert "saga-at-rest" in done.text
+
+
+async def test_jobs_are_listed_and_lead_to_those_that_match_now(shop: World, browser: Browser):
+    assert "Nobody has done anything to many" in (await browser.get("/admin/bulk")).text
+    for shelf in ("a", "b"):
+        await shop.submit(labels={"shelf": shelf})
+        query = urlencode({"action": "pause", "of": "all", "label": f"shelf:{shelf}", "state": "EXECUTING"})
+        asked = await browser.get(f"/admin/sagas/bulk?{query}")
+        await browser.send(asked.main.one("form", method="post"), reason=f"shelf {shelf}")
+    first = (await browser.get("/admin/bulk?limit=1")).page
+    (row,) = (row for row in first.all("tr") if row["data-job-id"])
+    assert "shelf b" in row.text
+    assert "user:admin" in row.text
+    older = (await browser.get(first.one("a", rel="next")["href"])).page
+    (row,) = (row for row in older.all("tr") if row["data-job-id"])
+    job = (await browser.get(next(row.all("a"))["href"])).page
+    back = next(link["href"] for link in job.all("a") if link.text == "Those that match now")
+    assert dict(parse_qsl(urlsplit(back).query)) == {"label": "shelf:a", "state": "EXECUTING"}
+    assert (await browser.get(back)).status == 200
+    for path in ("/admin/bulk/nothing", "/admin/bulk/01900000-0000-7000-8000-000000000000"):
+        assert (await browser.get(path)).status == 404
+    assert (await browser.get("/admin/bulk?cursor=x")).status == 422
+
+
+async def test_a_job_whose_process_died_says_so(shop: World, browser: Browser, monkeypatch):
+    async def dies(*_: object) -> None:
+        raise DatabaseUnavailable("away")
+
+    await shop.submit()
+    asked = await browser.get("/admin/sagas/bulk?action=pause&of=all")
+    monkeypatch.setattr(BulkJobs, "end", dies)
+    assert (await browser.send(asked.main.one("form", method="post"), reason="x")).status == 503
+    (row,) = (row for row in (await browser.get("/admin/bulk")).page.all("tr") if row["data-job-id"])
+    assert "not ended" in row.text
+    shown = await browser.get(next(row.all("a"))["href"])
+    assert "it has not ended" in shown.text
+    trail = next(link["href"] for link in shown.main.all("a") if link["href"].startswith("/admin/audit"))
+    assert (await browser.get(trail)).page.one("tr", data_action="pause")
 
 
 async def test_what_is_confirmed_is_what_was_counted_though_time_goes_on(shop: World, browser: Browser):

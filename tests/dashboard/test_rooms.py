@@ -15,7 +15,7 @@ from app.store import rates
 from app.store.schema import known_revisions
 from tests.api.conftest import ONCE, World
 from tests.dashboard.conftest import Browser, Element
-from tests.dashboard.test_frame import MOST, counted
+from tests.dashboard.test_frame import MOST, counted, user
 from tests.participant import REFUSED, answers
 
 SCRIPT = "<script>alert('x')</script>"
@@ -257,6 +257,83 @@ async def test_a_step_that_is_called_now_is_in_flight(shop: World, browser: Brow
     saga = await shop.worker.engine.load((await shop.submit())["id"])
     await shop.worker.engine.tell(saga, lambda saga: Claim(now_of(saga), 0, ACTION))
     assert cells(services((await browser.get("/admin/services")).page)["shop"])["In flight"] == "1"
+
+
+async def test_one_is_paused_and_resumed_and_whoever_waits_for_it_says_so(shop: World, browser: Browser):
+    form = services((await browser.get("/admin/services")).page)["shop"].one("form", method="post")
+    refused = await browser.send(form, reason=" ")
+    assert (refused.status, "Say why you do this" in refused.text) == (422, True)
+    done = await browser.send(form, reason="it is being moved")
+    assert (done.status, done.headers["Location"]) == (303, "/admin/services?done=pause")
+    saga_id = (await shop.submit())["id"]
+    await shop.worker.sweeper.sweep()
+    shown = await browser.get(done.headers["Location"])
+    assert "nothing new is sent to it" in shown.text
+    row = services(shown.page)["shop"]
+    assert "by user:admin: it is being moved" in row.text
+    assert (cells(row)["In flight"], cells(row)["Waiting"]) == ("0", "1")
+    waits = "reserve waits: an operator has paused shop."
+    assert waits in (await browser.get(f"/admin/sagas/{saga_id}")).page.one(id="sentence").text
+    assert waits in (await browser.get("/admin/sagas")).page.one(data_saga_id=saga_id).text
+    health = (await browser.get("/admin/")).page.one("ul", id="health").text
+    assert "nothing new is sent to shop" in health
+
+    twice = await browser.send(form, reason="again")
+    assert (twice.status, "Nothing was done." in twice.text, "shop is paused already" in twice.text) == (
+        409,
+        True,
+        True,
+    )
+    resume = services(shown.page)["shop"].one("form", method="post")
+    done = await browser.send(resume, reason="it has moved")
+    assert (done.status, done.headers["Location"]) == (303, "/admin/services?done=resume")
+    assert "by user:admin" not in services((await browser.get(done.headers["Location"])).page)["shop"].text
+    assert (await shop.run(saga_id))["state"] == "COMPLETED"
+    trail = (await shop.api.get("/admin/api/audit?subject=service/shop")).json["items"]
+    assert [(line["actor"], line["action"]) for line in trail][:2] == [
+        ("user:admin", "resume-service"),
+        ("user:admin", "pause-service"),
+    ]
+
+
+async def test_who_may_pause_none_sees_why(shop: World, browser: Browser, monkeypatch):
+    form = services((await browser.get("/admin/services")).page)["shop"].one("form", method="post")
+    assert (await browser.post("/admin/services/none/pause", reason="x")).status == 404
+    assert (await browser.post("/admin/services/shop/burn", reason="x")).status == 404
+    monkeypatch.setattr(Caller, "may", lambda _, right: right is not Right.OPERATE)
+    row = services((await browser.get("/admin/services")).page)["shop"]
+    assert list(row.all("form")) == []
+    assert "This needs the role operator." in row.text
+    assert (await browser.send(form, reason="still")).status == 403
+
+
+async def test_an_operator_of_a_tenant_pauses_nothing(shop: World, browser: Browser):
+    form = services((await browser.get("/admin/services")).page)["shop"].one("form", method="post")
+    theirs = await user(shop.api, "ada", "operator", "acme")
+    row = services((await theirs.get("/admin/services")).page)["shop"]
+    assert list(row.all("form")) == []
+    assert "Services are the house's" in row.text
+    refused = await theirs.post(form["action"], reason="still")
+    assert (refused.status, "Nothing was done." in refused.text) == (403, True)
+    assert (await shop.api.get("/services/shop")).json["paused"] is None
+
+
+async def test_pages_that_are_open_hear_of_a_pause(shop: World, browser: Browser):
+    saga_id = (await shop.submit())["id"]
+    pages = [f"/admin/sagas/{saga_id}", "/admin/sagas"]
+    streams = [(await browser.get(page)).page.one("main")["data-live"] for page in pages]
+    form = services((await browser.get("/admin/services")).page)["shop"].one("form", method="post")
+    assert (await browser.send(form, reason="it is being moved")).status == 303
+    for stream in streams:  # of the pages that were made before
+        async with browser.stream(stream) as lines:
+            while await lines.readline() != b"event: moved\n":
+                pass
+    for page in pages:  # and those that are made now have nothing to hear
+        stream = (await browser.get(page)).page.one("main")["data-live"]
+        async with browser.stream(stream) as lines:
+            assert (await lines.readline()).startswith(b"retry: ")
+            assert await lines.readline() == b"\n"
+            assert not (await lines.readline()).startswith(b"event")
 
 
 # --- the house --------------------------------------------------------------------------------------------------

@@ -356,7 +356,7 @@ async def _until_moved(stream) -> None:
 
 async def test_a_page_that_is_behind_hears_so_at_once(shop: World, browser: Browser):
     saga_id = await waiting(shop)
-    async with browser.stream(f"/admin/sagas/{saga_id}/live?seq=1") as stream:
+    async with browser.stream(f"/admin/sagas/{saga_id}/live?known=1") as stream:
         await _until_moved(stream)
 
 

@@ -10,8 +10,8 @@ from tests.law.build import Tale, a_pivot, a_step, chain, compensating, policy
 from tests.law.listening import Story, in_a_row
 
 
-def said(tale) -> str:
-    return sentence(tale.definition, tale.state, tale.now)
+def said(tale, *paused: str) -> str:
+    return sentence(tale.definition, tale.state, tale.now, paused)
 
 
 def order(**charge) -> Tale:
@@ -180,7 +180,11 @@ def test_a_choreography_speaks_of_what_is_awaited():
     story = Story(in_a_row("a", "b", "c"))
     assert said(story) == "0 of 3 steps done; a is awaited, 10 s at most."
     story.hears("a.done", "b.done", "c.failed")
-    assert said(story).startswith("C failed; 0 of 2 undone")
+    told = (
+        "C failed; 0 of 2 undone; the undoing of a is awaited, and asked for in 10 s; the undoing of b is awaited, and"
+    )
+    assert said(story) == f"{told} asked for in 10 s."
+    assert said(story, story.definition.steps[0].service) == said(story)  # nobody sends it anything
 
 
 @pytest.mark.parametrize(
@@ -188,3 +192,13 @@ def test_a_choreography_speaks_of_what_is_awaited():
 )
 def test_durations_are_told_in_one_unit(seconds, words):
     assert about(seconds) == words
+
+
+def test_a_service_that_is_paused_is_waited_for_and_nothing_else_is_promised():
+    tale = order()
+    service = tale.definition.steps[0].service
+    assert said(tale, service) == f"0 of 3 steps done; quote waits: an operator has paused {service}."
+    tale.wake()
+    tale.begins("quote")
+    assert said(tale, service) == "0 of 3 steps done; quote is being called."
+    assert said(tale, "another") == said(tale)

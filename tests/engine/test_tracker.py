@@ -4,13 +4,16 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from app import bus, observability, probes, relay, tracker
+from app.access import of_key
 from app.errors import DatabaseUnavailable
 from app.house import House, open_house
+from app.operating import Operator
 from app.saga.definition import RetryPolicy
 from app.saga.messages import Resolve
 from app.saga.service import Service
@@ -19,6 +22,7 @@ from app.settings import Settings
 from app.store.audit import AuditEntry
 from app.store.database import Database, Lane
 from app.store.letters import OPEN
+from app.store.services import WAIT_SECONDS
 from saga_participant.events import FIELD, STREAM, Event
 from tests.receiver import Receiver
 from tests.waiting import until
@@ -583,6 +587,26 @@ class TestDelivery:
         assert len(receiver.told) == 3
         (letter,) = await letters(stream.house)
         assert (letter["error"]["code"], letter["attempts"]) == ("exhausted", 3)
+
+    async def test_events_for_a_service_that_is_paused_wait_until_it_is_resumed(
+        self, stream: Stream, workshop: Workshop, receiver: Receiver
+    ) -> None:
+        await self.subscribe(stream, receiver, "OrderPlaced")
+        operator = Operator(stream.house, of_key("test", ["admin"], ""))
+        await operator.pause_service("mail", "it is being moved")
+        await stream.add("OrderPlaced")
+        await stream.follow()
+
+        async def put_off() -> bool:
+            (untold,) = await self.untold(workshop)
+            return untold["due_at"] - untold["created_at"] > timedelta(seconds=WAIT_SECONDS - 5)
+
+        await self.wake_until(stream.house, put_off)
+        (untold,) = await self.untold(workshop)
+        assert (untold["attempts"], untold["last_error"]) == (0, None)
+        assert receiver.told == []
+        await operator.resume_service("mail", "it has moved")
+        await self.wake_until(stream.house, lambda: len(receiver.told) == 1)
 
     async def test_notices_and_deliveries_are_listed_apart(
         self, stream: Stream, workshop: Workshop, receiver: Receiver

@@ -31,6 +31,7 @@ START, START_ONE = "1111 .33. . 3..", "1111 .33. 4 3.."
 DEFINE = "1111 33.. . 33."
 LOOK, LOOK_AT_ONE = "1111 333. . ...", "1111 333. 4 ..."
 OPERATE, OPERATE_ON_ONE = "1111 333. . 3..", "1111 333. 4 3.."
+PAUSE = "1111 333. 3 3.."
 ADMINISTER, ADMINISTER_ONE, OF_THE_HOUSE = "1111 333. . 33.", "1111 333. 4 33.", "1111 333. 3 33."
 KNOWN = "1111 .... . ..."
 
@@ -65,6 +66,10 @@ TABLE: Final = {
     "POST /admin/api/sagas/{id}/extend": OPERATE_ON_ONE,
     "POST /admin/api/sagas/{id}/restart": OPERATE_ON_ONE,
     "POST /admin/api/bulk": OPERATE,
+    "GET /admin/api/bulk": LOOK,
+    "GET /admin/api/bulk/{id}": LOOK_AT_ONE,
+    "POST /admin/api/services/{name}/pause": PAUSE,
+    "POST /admin/api/services/{name}/resume": PAUSE,
     "GET /admin/api/dead-letters": LOOK,
     "POST /admin/api/dead-letters/{id}/retry": OPERATE_ON_ONE,
     "POST /admin/api/dead-letters/{id}/discard": OPERATE_ON_ONE,
@@ -131,6 +136,8 @@ async def test_each_caller_is_let_in_where_it_is_written(
     assert saga["state"] == "COMPENSATION_FAILED"
     (letter,) = (await api.get("/admin/api/dead-letters")).json["items"]
     notice = (await api.get("/admin/api/notices")).json["items"][0]
+    nobody = {"action": "pause", "filter": {"key": "of nobody"}, "reason": "a test"}
+    job = await api.post("/admin/api/bulk", nobody)
     keys = {scope: await make_key(api, scope) for scope in ("start", "read", "define", "admin")}
     keys["expired key"], keys["revoked key"] = await make_key(api, "admin"), await make_key(api, "admin")
     keys["admin of another tenant"] = await make_key(api, "admin", tenant="theirs")
@@ -150,12 +157,13 @@ async def test_each_caller_is_let_in_where_it_is_written(
         "/dead-letters/{id}": letter["id"],
         "/notices/{id}": notice["id"],
         "/keys/{id}": keys["read"][0],
+        "/bulk/{id}": job.headers["Location"].rpartition("/")[2],
     }
 
     def filled(path: str) -> str:
         for part, value in named.items():
             path = path.replace(part, part.replace("{id}", value))
-        name = {"/definitions": "order", "/services": "shop", "/admin/api/users": "dan"}
+        name = {"/definitions": "order", "/services": "shop", "/admin/api/services": "shop", "/admin/api/users": "dan"}
         path = path.replace("{name}", next((value for start, value in name.items() if path.startswith(start)), ""))
         return path.replace("{token}", "x").replace("{asset}", "start.js")
 

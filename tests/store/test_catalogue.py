@@ -108,10 +108,12 @@ async def test_names_are_of_the_newest_versions(house: House) -> None:
 
 
 async def test_a_service_is_new_once(house: House) -> None:
-    assert await house.services.put(Service("shop", url="http://127.0.0.1:1")) is True
-    assert await house.services.put(Service("shop", url="http://127.0.0.1:2", max_in_flight=3)) is False
+    _, new = await house.services.put(Service("shop", url="http://127.0.0.1:1"))
+    assert new
+    changed, new = await house.services.put(Service("shop", url="http://127.0.0.1:2", max_in_flight=3))
+    assert not new
     found = await house.services.get("shop")
-    assert found == Service("shop", url="http://127.0.0.1:2", max_in_flight=3)
+    assert found == changed == Service("shop", url="http://127.0.0.1:2", max_in_flight=3)
 
 
 async def test_everything_of_a_service_is_kept(house: House, other: House) -> None:

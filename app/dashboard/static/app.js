@@ -136,6 +136,9 @@
   const self = main?.dataset.self;
   if (self && self !== location.pathname) history.replaceState(null, "", self);
 
+  // On a phone the navigation is wider than the window.
+  document.querySelector(".top nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
   dress(document);
   if (main) listen();
 })();
