@@ -135,11 +135,15 @@ class Browser:
     def headers(self) -> dict[str, str]:
         return {"Cookie": f"{visits.COOKIE}={self._token}"}
 
+    @property
+    def csrf_token(self) -> str:
+        return visits.csrf_token(self._token)
+
     async def get(self, path: str) -> Shown:
         return await self._ask("GET", path)
 
     async def post(self, path: str, **fields: Any) -> Shown:
-        fields.setdefault("csrf_token", visits.csrf_token(self._token))
+        fields.setdefault("csrf_token", self.csrf_token)
         body = urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True)
         return await self._ask("POST", path, body)
 

@@ -1,16 +1,9 @@
-"""What holds for every page: who may see it, what a browser may do with it, and what it costs the database."""
-
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+"""What holds for every page: who may see it, and what a browser may do with it."""
 
 import pytest
-from sqlalchemy import event
 
 from app.dashboard.pages import FILES, asset
-from app.house import House
 from app.people import visits
-from app.store.database import Lane
 from tests.api.conftest import ONCE, Client, World
 from tests.conftest import KEY
 from tests.dashboard.conftest import PASSWORD, Browser
@@ -113,53 +106,6 @@ async def test_files_are_kept_by_browsers_as_long_as_they_are_the_same(api: Clie
 async def test_pages_are_no_part_of_the_api_description(api: Client):
     described = (await api.get("/openapi.json")).json["paths"]
     assert not [path for path in described if path.startswith("/admin") and not path.startswith("/admin/api")]
-
-
-@contextlib.asynccontextmanager
-async def counted(house: House, monkeypatch: Any) -> AsyncIterator[list[str]]:
-    """The statements that this house sends meanwhile."""
-    sent: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    run = Lane.run
-
-    async def noted(lane: Lane, work: Any) -> Any:
-        if lane in house.database._lanes:
-            sent.append("a lane's")
-        return await run(lane, work)
-
-    monkeypatch.setattr(Lane, "run", noted)
-    engine = house.database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-        monkeypatch.setattr(Lane, "run", run)
-
-
-MOST = 5
-"""Of these one is the session's."""
-
-
-async def test_a_page_asks_the_database_a_few_questions_however_much_there_is(
-    shop: World, browser: Browser, app_state: Any, monkeypatch
-):
-    asked: dict[str, list[int]] = {}
-    saga_id = await stuck(shop)
-    for more in (0, 12):
-        for _ in range(more):
-            await stuck(shop)
-        for path in paths(saga_id):
-            await browser.get(path)  # what a process reads once is read
-            async with counted(app_state.house, monkeypatch) as sent:
-                assert (await browser.get(path)).status == 200
-            asked.setdefault(path, []).append(len(sent))
-    for path, (few, many) in asked.items():
-        assert 0 < many <= MOST, (path, many)
-        assert many == few, path
 
 
 async def test_who_may_only_look_is_offered_nothing_and_can_do_nothing(shop: World, browser: Browser):

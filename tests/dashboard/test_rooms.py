@@ -15,7 +15,7 @@ from app.store import rates
 from app.store.schema import known_revisions
 from tests.api.conftest import ONCE, World
 from tests.dashboard.conftest import Browser, Element
-from tests.dashboard.test_frame import MOST, counted, user
+from tests.dashboard.test_frame import user
 from tests.participant import REFUSED, answers
 
 SCRIPT = "<script>alert('x')</script>"
@@ -404,20 +404,3 @@ async def test_every_room_is_whole_for_who_does_not_see_it(shop: World, browser:
         inside = {id(field) for label in page.all("label") for field in label.all()}
         for field in [*page.all("input"), *page.all("select")]:
             assert field["type"] == "hidden" or id(field) in inside, (path, field.attributes)
-
-
-async def test_a_room_asks_a_few_questions_however_much_there_is(
-    shop: World, browser: Browser, app_state: Any, monkeypatch
-):
-    asked: dict[str, list[int]] = {}
-    for more in (1, 8):
-        for _ in range(more):
-            await stuck(shop)
-        for path in PATHS:
-            await browser.get(path)
-            async with counted(app_state.house, monkeypatch) as sent:
-                assert (await browser.get(path)).status == 200
-            asked.setdefault(path, []).append(len(sent))
-    for path, (few, many) in asked.items():
-        assert 0 < many <= MOST, (path, many)
-        assert many == few, path

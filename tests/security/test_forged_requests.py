@@ -53,6 +53,22 @@ async def test_every_form_wants_the_token(inside: Browser) -> None:
     assert (await inside.me()).status == 200
 
 
+async def test_no_form_is_taken_from_another_site_or_with_the_token_of_another_session(
+    inside: Browser, another: Callable[[], Browser]
+) -> None:
+    thief = another()
+    await thief.log_in()
+    theirs, ours = await thief.csrf(), await inside.csrf()
+    for path in [*FORMS, "/admin/login"]:
+        answer = await inside.post(path, {"csrf_token": theirs})
+        assert answer.status == 403, path
+        for headers in ({"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://evil.example"}):
+            answer = await inside.post(path, {"csrf_token": ours}, **headers)
+            assert answer.status == 403, (path, headers)
+            assert path == "/admin/login" or answer.code == "cross-site"
+    assert (await inside.me()).status == 200
+
+
 async def test_the_token_of_another_session_is_not_enough(inside: Browser, another: Callable[[], Browser]) -> None:
     thief = another()
     await thief.log_in()
