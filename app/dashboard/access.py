@@ -23,6 +23,8 @@ from app.people.logins import Visit
 
 LOGIN: Final = "/admin/login"
 LANDING: Final = "/admin/"
+LOGGED_OUT: Final = b"event: logged-out\ndata: .\n\n"
+"""The last that a stream says to who is logged in no more."""
 FORM_BYTES: Final = 65_536
 """What a form may have beside the payload that it carries."""
 FORM_FIELDS: Final = 1000
@@ -69,6 +71,9 @@ def send_to_the_login(app: FastAPI) -> None:
 
 
 async def _to_the_login(request: Request, _: Exception) -> Response:
+    if "text/event-stream" in request.headers.get("accept", ""):
+        # An open page that asks for its stream again. It can read no page, and would tell its console so.
+        return Response(LOGGED_OUT, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
     wanted = local_page(str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""))
     after = "" if request.method not in visits.SAFE or wanted == LANDING else f"?next={quote(wanted, safe='/')}"
     return RedirectResponse(LOGIN + after, 303, headers={"Cache-Control": "no-store"})
@@ -89,11 +94,11 @@ async def visit_of(request: Request) -> Visit | None:
     return await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=seen)
 
 
-async def still_there(request: Request, who: Visitor) -> bool:
-    """Whether the session of a long answer goes on, with what it was let in for."""
+async def who_is_there(request: Request) -> Caller | None:
+    """As whom the session of a long answer goes on, if it does."""
     house = house_of(request)
     found = await visits.visit_of(request, house.logins, house.settings, address_of(request), seen=False)
-    return found is not None and found.caller == who.caller
+    return None if found is None else found.caller
 
 
 async def visitor(request: Request) -> Visitor:

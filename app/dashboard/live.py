@@ -14,7 +14,7 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
-from app.dashboard.access import Visitor, still_there
+from app.dashboard.access import LOGGED_OUT, Visitor, who_is_there
 from app.errors import DatabaseUnavailable
 
 ALIVE_SECONDS: Final = 15.0
@@ -34,7 +34,7 @@ def stream(
 ) -> Response:
     """An event `moved` whenever the stamp changes; at first where it is not the one that the page was made of.
 
-    Ends with the visitor's session.
+    Ends with the visitor's session, and says so.
     """
 
     async def lines() -> AsyncIterator[bytes]:
@@ -45,8 +45,11 @@ def stream(
         while not waiting.leaving and lived < LONGEST_SECONDS:
             with contextlib.suppress(DatabaseUnavailable):
                 if time.monotonic() - asked > ASKS_SECONDS:
-                    if not await still_there(request, visitor):
-                        return
+                    there = await who_is_there(request)
+                    if there != visitor.caller:
+                        if there is None:
+                            yield LOGGED_OUT
+                        return  # whose role is another one now comes back as that
                     asked = time.monotonic()
                 now = await stamp()
                 if now != last:

@@ -1,12 +1,10 @@
 """What an open page does when the server was away: it follows again, and shows what it has missed."""
 
-import re
 from collections.abc import Callable
-from typing import Any
 
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import Console, Place
+from tests.browser.conftest import Console, Place, fill_in_login
 
 
 def answered_once(page: Page, pattern: str, status: int) -> list[str]:
@@ -48,13 +46,14 @@ def test_a_page_that_could_not_be_fetched_is_fetched_again(page: Page, place: Pl
     assert len(asked) == 2
 
 
-def test_who_is_logged_out_elsewhere_is_sent_to_the_login(
-    log_in: Callable[..., Page], sessions: dict[str, Any], place: Place, console: Console
+def test_who_is_logged_out_elsewhere_is_told_so_and_comes_back_to_the_same_page(
+    new_page: Callable[..., Page], place: Place
 ):
-    page = log_in()
-    del sessions["admin"]  # it ends here, and other tests log in anew
+    page = new_page()
+    page.goto("/admin/login")
+    fill_in_login(page, "operator")
+    page.wait_for_url("**/admin/")
     saga = held(place)
-    console.expected.add("EventSource's response")  # it gets the login, and that is no stream
     page.goto(f"/admin/sagas/{saga['id']}")
     expect(page.locator("[data-live-state]")).to_be_visible()
     elsewhere = page.context.new_page()
@@ -62,7 +61,13 @@ def test_who_is_logged_out_elsewhere_is_sent_to_the_login(
     elsewhere.get_by_role("button", name="Log out").click()
     elsewhere.wait_for_url("**/admin/login")
     elsewhere.close()
-    page.wait_for_url(re.compile(f"/admin/login.next=/admin/sagas/{saga['id']}$"), timeout=25_000)
+    notice = page.locator("#logged-out")
+    expect(notice).to_contain_text("You are logged out", timeout=25_000)
+    expect(page.locator("[data-live-state]")).to_be_hidden()
+    expect(page.locator("#head")).to_contain_text(saga["id"])  # what was being read is still there
+    notice.get_by_role("link", name="Log in").click()
+    fill_in_login(page, "operator")
+    page.wait_for_url(f"**/admin/sagas/{saga['id']}")
 
 
 def held(place: Place) -> dict:

@@ -46,6 +46,27 @@ def test_a_running_saga_moves_before_the_eyes(page: Page, place: Place):
     assert page.evaluate("window.stayed")
 
 
+def test_a_step_that_comes_to_need_a_person_is_opened_and_nothing_is_closed(page: Page, place: Place):
+    place.tell("reserve", "HELD")
+    place.tell("charge", "BUSY")
+    saga_id = place.start("careful", wait=0)["id"]
+    page.goto(f"/admin/sagas/{saga_id}")
+    reserve, charge = step_of(page, "reserve"), step_of(page, "charge")
+    expect(reserve.locator("> summary")).to_contain_text("RUNNING")
+    reserve.locator("> summary").click()
+    assert charge.get_attribute("open") is None
+    place.release()
+    expect(charge).to_have_attribute("open", "")
+    expect(page.locator("#said")).to_contain_text("charge")  # and is told to who hears the page
+    assert reserve.get_attribute("open") is not None
+    charge.locator("> summary").click()
+    seq = head(page).get_attribute("data-seq") or ""
+    status, _ = place.ask("POST", f"/admin/api/sagas/{saga_id}/extend", {"reason": "a test", "timeout": "1h"})
+    assert status == 200
+    expect(head(page)).not_to_have_attribute("data-seq", seq)
+    assert charge.get_attribute("open") is None
+
+
 def test_a_failed_compensation_is_retried_from_the_page(page: Page, place: Place):
     saga_id = place.stuck()["id"]
     page.goto("/admin/sagas?attention=true")

@@ -73,7 +73,8 @@ async def test_the_button_of_a_cause_retries_exactly_these(shop: World, browser:
     button = next(link for link in group.all("a", "button") if link.text.startswith("Retry"))
     asked = await browser.get(button["href"])
     assert "1 saga matches" in asked.text
-    done = await browser.send(asked.main.one("form", method="post"), reason="the shop is back")
+    sent = await browser.send(asked.main.one("form", method="post"), reason="the shop is back")
+    done = await browser.get(sent.headers["Location"])
     assert "done to 1 of 1" in done.text
     assert (await shop.run(mine))["state"] == "FAILED"
     assert (await shop.api.get(f"/sagas/{other}")).json["state"] == "COMPENSATION_FAILED"

@@ -84,4 +84,13 @@ async def test_a_stream_ends_with_the_session_that_opened_it(
         await shop.act(saga_id, "pause")
         assert (await event(stream))["event"] == "moved"
         assert (await browser.post("/admin/logout")).status == 303
-        await stream.read()
+        assert (await event(stream))["event"] == "logged-out"
+        assert not (await stream.read()).strip()
+
+
+async def test_who_asks_for_a_stream_without_a_session_is_told_so_in_a_stream(shop: World, api: Client):
+    """A browser that comes back after its session has ended: a page in place of a stream is an error to it."""
+    saga_id = (await shop.submit())["id"]
+    for path in (f"/admin/sagas/{saga_id}/live", "/admin/live", "/admin/sagas/live"):
+        async with listening(Browser(api, "ended"), api, path, Accept="text/event-stream") as stream:
+            assert await stream.read() == b"event: logged-out\ndata: .\n\n"

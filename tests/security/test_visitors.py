@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
 from app.access import Right
-from app.dashboard.access import Posting, Visiting, Visitor, still_there, visitor_who
+from app.dashboard.access import Posting, Visiting, Visitor, visitor_who, who_is_there
 from app.settings import Settings
 from tests.api.conftest import Client, serve
 from tests.security.conftest import Browser
@@ -29,7 +29,7 @@ async def served(settings: Settings) -> AsyncIterator[tuple[Client, FastAPI]]:
 
         @app.post("/admin/probe")
         async def act(request: Request, posted: Posting) -> Response:
-            assert await still_there(request, posted.visitor)
+            assert await who_is_there(request) == posted.visitor.caller
             return PlainTextResponse(posted.one("what"))
 
         yield client, app

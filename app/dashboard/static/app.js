@@ -4,6 +4,11 @@
 (() => {
   const skew = Date.now() - Date.parse(document.documentElement.dataset.now);
 
+  // To who hears the page.
+  function tell(words) {
+    document.getElementById("said").textContent = words;
+  }
+
   // --- times ---
 
   const UNITS = [["d", 86400], ["h", 3600], ["min", 60]];
@@ -36,6 +41,7 @@
     if (!button) return;
     await navigator.clipboard.writeText(button.closest(".copyable").querySelector("pre").textContent);
     button.textContent = "Copied";
+    tell("Copied");
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 
@@ -63,25 +69,48 @@
     return false;
   }
 
+  // As the reader has left it. What there is a new cause to open is opened, as it would be when the page is loaded.
+  function unfold(part, fresh) {
+    const before = new Map([...part.querySelectorAll("details[id]")].map((each) => [each.id, each]));
+    for (const each of fresh.querySelectorAll("details[id]")) {
+      const old = before.get(each.id);
+      if (old) each.open = old.open || Boolean(each.dataset.opens && each.dataset.opens !== old.dataset.opens);
+    }
+  }
+
   function takeOver(part, fresh) {
-    const open = new Map([...part.querySelectorAll("details[id]")].map((each) => [each.id, each.open]));
-    for (const each of fresh.querySelectorAll("details[id]")) if (open.has(each.id)) each.open = open.get(each.id);
+    unfold(part, fresh);
     const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
     part.replaceWith(fresh);
     dress(fresh);
     if (focused) document.getElementById(focused)?.focus();
   }
 
+  // What is shown stays, and so does what is being written; it is no longer followed.
+  function loggedOut() {
+    delete main.dataset.live;
+    listen();
+    const notice = document.getElementById("logged-out");
+    const here = main.dataset.self || location.pathname + location.search;
+    notice.querySelector("a").search = new URLSearchParams({ next: here });
+    notice.hidden = false;
+    tell(notice.textContent);
+  }
+
   async function refresh() {
     const answer = await fetch(main.dataset.self || location.href, { headers: { Accept: "text/html" } });
     if (answer.status >= 500 || answer.status === 429) throw new Error(answer.statusText);
+    if (answer.redirected && new URL(answer.url).pathname === "/admin/login") { loggedOut(); return; }
     if (answer.redirected || !answer.ok) { location.reload(); return; }
+    const telling = document.querySelector("[data-tell]")?.textContent;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const fresh of page.querySelectorAll("[data-part]")) {
       const part = document.getElementById(fresh.id);
       if (part && !busy(part)) takeOver(part, document.importNode(fresh, true));
     }
     tick();
+    const told = document.querySelector("[data-tell]")?.textContent;
+    if (told && told !== telling) tell(told);
     // A stream knows by itself what it has told; it ends with what it tells of.
     const next = page.getElementById("main").dataset.live;
     if (!next && source) { delete main.dataset.live; listen(); }
@@ -107,7 +136,7 @@
   async function again() {
     if (!broken || document.hidden) return;
     broken = false;
-    await moved();  // who is not logged in any more is sent to the login
+    await moved();  // who is not logged in any more is told so
     listen();
   }
 
@@ -125,6 +154,7 @@
       if (broken) setTimeout(again, AGAIN_MS);
     });
     source.addEventListener("moved", moved);
+    source.addEventListener("logged-out", loggedOut);
   }
 
   document.addEventListener("visibilitychange", () => {
