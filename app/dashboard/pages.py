@@ -126,6 +126,15 @@ def ago(at: Micros | None) -> Markup | str:
     return Markup(f'<time datetime="{rfc3339(at)}" title="{clock(at)}" data-ago>{text}</time>')  # noqa: S704 - digits
 
 
+def seconds_ago(seconds: float) -> Markup | str:
+    return ago(now() - int(seconds * SECOND))
+
+
+def timed(at: Micros, words: str) -> Markup:
+    """Words that stand for a time, such as how long after the beginning it was."""
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(rfc3339(at), clock(at), words)
+
+
 @lru_cache
 def state_badge(state: str) -> Markup:
     """Of a saga or of a call: a word, a sign and a tone."""
@@ -164,6 +173,8 @@ environment: Final = Environment(
 )
 environment.filters |= {
     "ago": ago,
+    "seconds_ago": seconds_ago,
+    "timed": timed,
     "clock": clock,
     "state": state_badge,
     "pretty": pretty,

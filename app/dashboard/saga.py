@@ -28,8 +28,9 @@ from app.saga import diagram
 from app.saga.actions import verdicts
 from app.saga.messages import Refusal
 from app.saga.preparing import prepare
-from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, SagaState
+from app.saga.state import ACTION, COMPENSATION, SECOND, CallState, Micros, SagaState
 from app.sentence import sentence
+from app.store.database import to_micros
 from app.store.sagas import Saga
 from app.telling import CYAN, DIM, GREEN, RED, YELLOW, tell
 from app.views import event_data, saga_json
@@ -95,6 +96,7 @@ class StepView:
     """As the API shows it."""
     attempts: list[Attempt]
     undoing: list[Attempt]
+    next_attempt_at: Micros | None
     has_input: bool
     input: str
     output: str
@@ -185,6 +187,7 @@ def _step(saga: Saga, position: int, view: Mapping[str, Any], attempts: Mapping[
         view=shown,
         attempts=attempts.get((plan.name, ACTION), []),
         undoing=attempts.get((plan.name, COMPENSATION), []),
+        next_attempt_at=call.due_at if call.state is CallState.RETRYING else None,
         has_input=given is not NOT_GIVEN,
         input=_cut(pretty(given)) if given is not NOT_GIVEN else "",
         output=_cut(pretty(shown["output"])),
@@ -235,7 +238,7 @@ class Told(NamedTuple):
     who: str
     text: str
     tone: str
-    at: str
+    at: Micros
 
 
 def _told(view: Mapping[str, Any], events: list[dict[str, Any]], at: int, *, at_rest: bool) -> list[Told]:
@@ -251,7 +254,7 @@ def _told(view: Mapping[str, Any], events: list[dict[str, Any]], at: int, *, at_
             row.who,
             row.told,
             TONES.get(row.tone or "", ""),
-            row.at.isoformat(),
+            to_micros(row.at),
         )
         for row in tell(lines, None if at_rest else now)
     ]
