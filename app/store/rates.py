@@ -65,16 +65,17 @@ _ACTIVE: Final = text(f"""
     SELECT definition, version, state, count(*) AS number FROM (
         SELECT definition, version, state FROM saga WHERE {_RUNNING} AND {_OF_TENANT} LIMIT {COUNTED}
     ) AS looked_at WHERE :name = '' OR definition = :name GROUP BY definition, version, state""")
+_NEXT: Final = "('RUNNING', 'SCHEDULED', 'RETRYING')"
 _IN_FLIGHT: Final = text(f"""
     SELECT definition, version, (step ->> 0)::int AS position,
         count(*) FILTER (WHERE 'RUNNING' IN (step #>> '{{1,state}}', step #>> '{{2,state}}')) AS called,
-        count(*) FILTER (WHERE step #>> '{{1,state}}' IN ('SCHEDULED', 'RETRYING')
-            OR step #>> '{{2,state}}' IN ('SCHEDULED', 'RETRYING')) AS waiting
+        count(*) FILTER (WHERE 'RUNNING' IN (step #>> '{{1,state}}', step #>> '{{2,state}}') IS NOT TRUE) AS waiting
     FROM (
         SELECT definition, version, document FROM saga WHERE state IN ('EXECUTING', 'COMPENSATING')
         AND format <= {FORMAT} AND {_OF_TENANT} LIMIT {COUNTED}
     ) AS looked_at
     CROSS JOIN LATERAL jsonb_array_elements(document -> 'steps') AS step
+    WHERE step #>> '{{1,state}}' IN {_NEXT} OR step #>> '{{2,state}}' IN {_NEXT}
     GROUP BY definition, version, position""")
 _CALLS: Final = f"""
     SELECT e.saga_id, newest.definition, newest.version, e.step, e.operation, e.attempt, e.at, {_WELL} AS well,

@@ -17,7 +17,6 @@ NO_PAGES: Final = {"/admin", "/admin/live", "/admin/sagas/live", "/admin/sagas/{
     "/admin/login",  # to who is logged in already
     "/admin/login/oidc",
     "/admin/login/oidc/callback",
-    "/admin/sagas/bulk/done",  # without what came of it
 }
 PLAIN_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
