@@ -166,8 +166,9 @@
   const self = main?.dataset.self;
   if (self && self !== location.pathname) history.replaceState(null, "", self);
 
-  // On a phone the navigation is wider than the window.
-  document.querySelector(".top nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+  // On a phone the places are wider than the window: the one where the reader is comes into sight.
+  const place = document.querySelector("header nav [aria-current]");
+  if (place) place.closest("ul").scrollLeft = place.offsetLeft - 60;
 
   dress(document);
   if (main) listen();
