@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Console, Place, shoot
+from tests.browser.conftest import NARROW, Console, Place, shoot
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +103,11 @@ def test_as_a_viewer_sees_it(log_in: Callable[..., Page], populated: dict[str, s
     page = log_in("viewer")
     page.goto(f"/admin/sagas/{populated['stuck']}")
     shoot(page, "saga-viewer")
+
+
+def test_on_a_phone_the_place_where_one_is_is_in_sight(log_in: Callable[..., Page]):
+    page = log_in(viewport=NARROW)
+    for path in ("/admin/", "/admin/audit", "/admin/users"):
+        page.goto(path)
+        expect(page.locator("header nav [aria-current]")).to_be_in_viewport(ratio=1)
+        assert page.evaluate("window.scrollX + window.scrollY") == 0
