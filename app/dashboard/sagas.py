@@ -1,5 +1,6 @@
 """The list of sagas. The view is its address: chips, searches and pages are links and GET forms."""
 
+import asyncio
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,12 +108,17 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
     faults, place = view.faults, view.place
     rows, more, paused = [], None, frozenset[str]()
     counts: Mapping[str, int] = {}
-    if not faults:
-        found, more = await house.listing.sagas(view.wanted, limit=view.limit, after=place)
-        paused = await house.services.paused()
-        rows = [row_of(saga, paused) for saga in found]
-        counts = await house.overview.counts(view.wanted)
-    names = [each["name"] for each in await house.definitions.names()]
+    naming = asyncio.create_task(house.definitions.names())
+    try:
+        if not faults:
+            (found, more), counts, paused = await asyncio.gather(
+                house.listing.sagas(view.wanted, limit=view.limit, after=place),
+                house.overview.counts(view.wanted),
+                house.services.paused(),
+            )
+            rows = [row_of(saga, paused) for saga in found]
+    finally:
+        names = [each["name"] for each in await naming]
     return page(
         request,
         visitor,

@@ -1,5 +1,6 @@
 """Services: where they are, what they are doing now, how the last calls of them went; and pausing them."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -111,24 +112,30 @@ def _refusal(visitor: Visitor) -> str | None:
 
 
 async def _rooms(house: House, sees: str | None) -> list[Room]:
-    rooms = {name: Room(name, service) for name, service in (await house.services.read()).items()}
+    found, under_way, calls, groups = await asyncio.gather(
+        house.services.read(),
+        in_flight(house.database, sees),
+        recent_calls(house.database, sees),
+        house.overview.groups(sees),
+    )
+    rooms = {name: Room(name, service) for name, service in found.items()}
 
     def of(name: str) -> Room:
         return rooms.setdefault(name, Room(name, None))
 
-    for (name, version, position), (called, waiting) in (await in_flight(house.database, sees)).items():
+    for (name, version, position), (called, waiting) in under_way.items():
         definition = await house.definitions.get(name, version)
         room = of(definition.steps[position].service)
         room.in_flight += called
         room.waiting += waiting if definition.type == "orchestration" else 0  # of others nothing is sent
-    for call in await recent_calls(house.database, sees):
+    for call in calls:
         definition = await house.definitions.get(call.definition, call.version)
         room = of(definition.steps[definition.index[call.step]].service)
         room.calls += 1
         room.failed += not call.well and not call.refused
         if len(room.last) < LAST:
             room.last.append(call)
-    for group in (await house.overview.groups(sees)).found:
+    for group in groups.found:
         if group.service is not None:
             of(group.service).attention += group.count
     return sorted(rooms.values(), key=lambda room: (-room.attention, room.name))

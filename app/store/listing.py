@@ -39,14 +39,10 @@ class Filter:
     ids: Sequence[str] | None = None
 
     @property
-    def of_trouble(self) -> bool:
-        """Whether only sagas with which something went wrong can match."""
-        return self.step is not None or self.error is not None or self.text is not None
-
-    @property
     def narrow(self) -> bool:
         """Whether few may match, wherever they stand."""
-        return self.of_trouble or bool(self.labels) or self.key is not None or self.ids is not None
+        of_trouble = self.step is not None or self.error is not None or self.text is not None
+        return of_trouble or bool(self.labels) or self.key is not None or self.ids is not None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [of_tenant(table, self.tenant)]
@@ -96,6 +92,9 @@ _COLUMNS: Final = (
 )
 
 
+_NEWEST: Final = (table.c.created_at.desc(), table.c.id.desc())
+
+
 class Listing:
     def __init__(self, database: Database, sagas: Sagas) -> None:
         self._database, self._sagas = database, sagas
@@ -104,7 +103,9 @@ class Listing:
         self, wanted: Filter, *, limit: int, after: Place | None = None, payloads: bool = False
     ) -> tuple[list[Saga], Place | None]:
         """Newest first, and the place to go on from where there is more."""
-        statement = _newest(select(*_COLUMNS), wanted, limit + 1, after)
+        # Found by their ids first: what has to be sorted would be sorted with its whole document.
+        newest = _newest(select(table.c.id.label("found")), wanted, limit + 1, after).subquery()
+        statement = select(*_COLUMNS).join(newest, newest.c.found == table.c.id).order_by(*_NEWEST)
         asked_at = time.monotonic()
         async with self._database.connect() as connection:
             rows = [dict(row) for row in (await connection.execute(statement)).mappings()]
@@ -165,4 +166,4 @@ def _newest(statement: Select[Any], wanted: Filter, limit: int, after: Place | N
     if after is not None:
         place = tuple_(table.c.created_at, table.c.id)
         conditions.append(place < tuple_(to_moment(after.at), after.id))
-    return statement.where(and_(*conditions)).order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+    return statement.where(and_(*conditions)).order_by(*_NEWEST).limit(limit)

@@ -21,9 +21,7 @@ from app.store.tables import saga as table
 
 LOOKED_AT: Final = 5000
 COUNTED: Final = 1000
-READ_AT_ONCE: Final = 10_000
 ATTENTION: Final = "attention"
-_NONE: Final = {**dict.fromkeys(map(str, SagaState), 0), ATTENTION: 0}
 
 _OVERDUE: Final = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(wake_at)), 0)::float8 FROM saga
@@ -118,37 +116,29 @@ class Overview:
     async def counts(self, wanted: Filter) -> dict[str, int]:
         """By state, and of those that need attention, how many match; more than `COUNTED` is `COUNTED` + 1.
 
-        The filter's own states and attention say what is shown, not what is counted.
+        The filter's own states and attention say what is shown, not what is counted. Nothing where the search is for a
+        label or for what went wrong and more than `COUNTED` match in all: no index knows those by state.
         """
         wanted = replace(wanted, states=(), attention=None)
-        if wanted.narrow and (few := await self._counts_of_few(wanted)) is not None:
-            return few
+        if wanted.narrow:
+            return await self._counts_of_few(wanted)
         cases = {str(state): replace(wanted, states=[str(state)]) for state in SagaState}
         cases[ATTENTION] = replace(wanted, attention=True)
-        if wanted.of_trouble:
-            del cases[SagaState.COMPLETED]  # nobody told anything there, and all would be read to find that out
         statement = union_all(*(_capped(name, case) for name, case in cases.items()))
         async with self._database.connect() as connection:
-            found = {row.what: row.number for row in await connection.execute(statement)}
-        return {**_NONE, **found}
+            return {row.what: row.number for row in await connection.execute(statement)}
 
-    async def _counts_of_few(self, wanted: Filter) -> dict[str, int] | None:
-        """All that match, read once: state by state PostgreSQL would look for them among all of that state.
-
-        None where there are so many that the first of each state are found sooner. What went wrong stands in an index
-        that knows no state: there, each state would cost as much as all.
-        """
-        most = READ_AT_ONCE if wanted.of_trouble else COUNTED
-        some = select(table.c.state, table.c.attention).where(*wanted.conditions()).limit(most + 1).subquery()
+    async def _counts_of_few(self, wanted: Filter) -> dict[str, int]:
+        """All that match, read once: state by state PostgreSQL would look for them among all of that state."""
+        some = select(table.c.state, table.c.attention).where(*wanted.conditions()).limit(COUNTED + 1).subquery()
         needy = func.count().filter(some.c.attention)
         by_state = select(some.c.state, func.count().label("number"), needy.label("needy")).group_by(some.c.state)
         async with self._database.connect() as connection:
             rows = (await connection.execute(by_state)).all()
-        if sum(row.number for row in rows) > most:
-            return None
-        found = {**_NONE, **{row.state: row.number for row in rows}}
-        found[ATTENTION] = sum(row.needy for row in rows)
-        return {what: min(number, COUNTED + 1) for what, number in found.items()}
+        if sum(row.number for row in rows) > COUNTED:
+            return {}
+        none = dict.fromkeys(map(str, SagaState), 0)
+        return {**none, **{row.state: row.number for row in rows}, ATTENTION: sum(row.needy for row in rows)}
 
     async def overdue_seconds(self) -> float:
         """How late the sweep is."""

@@ -20,8 +20,8 @@ FEW: Final = 200
 """Sagas of each definition in a list of all."""
 MANY: Final = 500
 """Sagas of one definition."""
-RECENT_SAGAS: Final = 300
-RECENT_CALLS: Final = 1000
+RECENT_SAGAS: Final = 150
+RECENT_CALLS: Final = 500
 
 _RUNNING: Final = "state IN ('CREATED', 'EXECUTING', 'COMPENSATING')"
 _OF_TENANT: Final = "(CAST(:tenant AS text) IS NULL OR tenant = :tenant)"

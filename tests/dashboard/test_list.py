@@ -236,6 +236,9 @@ async def test_chips_count_within_the_search_and_not_for_ever(shop: World, brows
         assert told.items() <= (await chips(query)).items(), query
     monkeypatch.setattr(overview, "COUNTED", 2)
     assert (await chips(""))["COMPLETED"] == "2+"
+    monkeypatch.setattr(overview, "COUNTED", 0)
+    common = (await browser.get("/admin/sagas?step=reserve")).page
+    assert [chip for chip in common.all("a", "chip") if list(chip.all("b"))] == []
 
 
 async def test_no_saga_at_all(world: World, browser: Browser):

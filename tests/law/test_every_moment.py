@@ -276,6 +276,7 @@ def enumerate_all(some: Sequence[Graph], tell: Callable[[str, object], None]) ->
     assert runs > 20 * shapes
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_all_or_nothing_at_every_moment(count, record_property):
     enumerate_all(graphs(count), record_property)

@@ -144,7 +144,10 @@ class TestSecretsOfServices:
         saga = await signed.ran()
         await browser.log_in()
         key = (await signed.api.post("/admin/api/keys", {"scopes": ["read"], "reason": "a test"})).json
+        nobody = {"action": "pause", "filter": {"key": "of nobody"}, "reason": "a test"}
+        job = (await signed.api.post("/admin/api/bulk", nobody)).headers["Location"].rpartition("/")[2]
         values = {"/admin/api/keys/{id}": {"id": key["id"]}}
+        values |= {path: {"id": job} for path in ("/admin/api/bulk/{id}", "/admin/bulk/{id}")}
         usual = {"id": saga["id"], "step": "reserve", "name": "order"}
         told = [self.put.content]
         for path in sorted(route.path for route in served[1].routes if "GET" in getattr(route, "methods", ())):
