@@ -74,7 +74,7 @@ def test_many_are_counted_first_then_retried_for_a_reason_and_no_more_than_the_l
     page.get_by_role("button", name="Retry them").click()
     expect(page.get_by_role("status")).to_contain_text("done to 2 of 3")
 
-    page.get_by_role("link", name="Back to the list").click()
+    page.get_by_role("link", name="Those that match now").click()
     expect(page.locator(".saga-row[data-state=FAILED]")).to_have_count(2)
     expect(page.locator(".saga-row[data-state=COMPENSATION_FAILED]")).to_have_count(1)
     assert [place.audit(i) for i in ids] == [

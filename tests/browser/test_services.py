@@ -17,11 +17,20 @@ def act(page: Page, service: str, what: str, reason: str) -> None:
     row.get_by_role("button", name=what).click()
 
 
+def start_until_one_waits(place: Place) -> str:
+    """A worker that is busy goes on calling for up to three seconds."""
+    for _ in range(20):
+        saga = place.start(wait=1)
+        if saga["state"] == "EXECUTING":
+            return str(saga["id"])
+    raise AssertionError("the pause does not hold")
+
+
 def test_a_service_is_paused_and_resumed_under_the_eyes_of_a_saga_that_waits(page: Page, place: Place):
     act(page, "payment", "Pause", "the bank is down")
     expect(page.get_by_role("status")).to_contain_text("nothing new is sent to it")
     expect(row_of(page, "payment")).to_contain_text("by user:admin: the bank is down")
-    saga_id = place.start(wait=0)["id"]
+    saga_id = start_until_one_waits(place)
     saga = page.context.new_page()
     saga.goto(f"/admin/sagas/{saga_id}")
     expect(saga.locator("#sentence")).to_contain_text("charge-payment waits: an operator has paused payment")
