@@ -73,7 +73,7 @@ class Services:
                 break
             read_at = self._read_at
             await asyncio.shield(self._reading)
-            if self._read_at == read_at:
+            if self._read_at == read_at > float("-inf"):
                 break  # the database is away: what is known stays in use
         return self._all
 
