@@ -16,9 +16,8 @@ class Trouble:
     """The step to blame: the first that the attention names, else the one that turned the saga."""
     error: str | None
     """What went wrong there, its code and its status: `exhausted-503`."""
-    message: str | None
     told: str
-    """All that errors and the attention say, a line each."""
+    """All that errors and the attention say, what went wrong there first, a line each."""
 
 
 def trouble_of(state: State) -> Trouble | None:
@@ -31,14 +30,14 @@ def trouble_of(state: State) -> Trouble | None:
     if state.attention is None and state.error is None and not errors:
         return None
     step = state.error.step if state.error is not None else None
-    said = [] if state.error is None else [state.error.message]
     if state.attention is not None:
         step = next(iter(state.attention.steps), step)
-        said.append(state.attention.reason)
-    said += [error.message for error in errors]
     error = _of(state, step)
     code = None if error is None else error.code if error.status is None else f"{error.code}-{error.status}"
-    return Trouble(step, code, None if error is None else error.message, "\n".join(dict.fromkeys(said)))
+    said = [each.message for each in (error, state.error) if each is not None]
+    said += [] if state.attention is None else [state.attention.reason]
+    said += [each.message for each in errors]
+    return Trouble(step, code, "\n".join(dict.fromkeys(said)))
 
 
 def _of(state: State, step: str | None) -> Error | None:

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import orjson
-from sqlalchemy import Row, Select, Text, and_, cast, func, literal, literal_column, select, text, union_all
+from sqlalchemy import Select, and_, func, literal, literal_column, select, text, union_all
 
-from app.saga.state import FORMAT, Micros, SagaState, unpack
-from app.saga.trouble import UNDOING, trouble_of
+from app.saga.state import FORMAT, Micros, SagaState
+from app.saga.trouble import UNDOING
 from app.store.database import Database
 from app.store.definitions import Definitions
 from app.store.listing import Filter
@@ -62,11 +61,12 @@ class Overview:
         needy = Filter(tenant, attention=True).conditions()
         newest = (
             select(
-                table.c.id,
                 table.c.definition,
+                table.c.version,
                 table.c.blamed_step,
                 table.c.state.in_(UNDOING).label("undoing"),
                 table.c.trouble,
+                table.c.told,
                 literal_column("(saga.document #>> '{attention,since}')::bigint").label("since"),
             )
             .where(*needy, table.c.format <= FORMAT)
@@ -74,44 +74,41 @@ class Overview:
             .limit(LOOKED_AT)
             .cte("newest")
         )
-        key = (newest.c.definition, newest.c.blamed_step, newest.c.undoing, newest.c.trouble)
-        grouped = (
-            select(
-                *key,
-                func.count().label("number"),
-                func.min(newest.c.since).label("oldest"),
-                literal_column("(array_agg(newest.id ORDER BY newest.since DESC))[1]").label("told_by"),
-            )
-            .group_by(*key)
-            .subquery("grouped")
-        )
-        told = select(grouped, table.c.version, cast(table.c.document, Text).label("document")).join(
-            table, table.c.id == grouped.c.told_by
-        )
+        columns = newest.c
+        key = (columns.definition, columns.blamed_step, columns.undoing, columns.trouble)
+        grouped = select(
+            *key,
+            func.max(columns.version).label("version"),
+            func.count().label("number"),
+            func.min(columns.since).label("oldest"),
+            literal_column("(array_agg(split_part(told, chr(10), 1) ORDER BY since DESC))[1]").label("message"),
+        ).group_by(*key)
         async with self._database.connect() as connection:
-            rows = (await connection.execute(told)).all()
+            rows = (await connection.execute(grouped)).all()
             looked_at = sum(row.number for row in rows)
             every = looked_at
             if looked_at == LOOKED_AT:
                 counted = select(func.count()).select_from(table).where(*needy)
                 every = (await connection.execute(counted)).scalar_one()
-        found = [await self._group(row) for row in rows]
+        found = [
+            Group(
+                row.definition,
+                row.blamed_step,
+                await self._service(row.definition, row.version, row.blamed_step),
+                row.undoing,
+                row.trouble or "unknown",
+                row.message or "",
+                row.number,
+                row.oldest or 0,
+            )
+            for row in rows
+        ]
         return Groups(sorted(found, key=lambda group: (-group.count, group.oldest)), looked_at, every)
 
-    async def _group(self, row: Row[Any]) -> Group:
-        definition = await self._definitions.get(row.definition, row.version)
-        position = None if row.blamed_step is None else definition.index.get(row.blamed_step)
-        trouble = trouble_of(unpack(orjson.loads(row.document), len(definition.steps)))
-        return Group(
-            row.definition,
-            row.blamed_step,
-            None if position is None else definition.steps[position].service,
-            row.undoing,
-            row.trouble or "unknown",
-            (None if trouble is None else trouble.message) or "",
-            row.number,
-            row.oldest or 0,
-        )
+    async def _service(self, name: str, version: int, step: str | None) -> str | None:
+        definition = await self._definitions.get(name, version)
+        position = None if step is None else definition.index.get(step)
+        return None if position is None else definition.steps[position].service
 
     async def counts(self, wanted: Filter) -> dict[str, int]:
         """By state, and of those that need attention, how many match; more than `COUNTED` is `COUNTED` + 1.

@@ -17,7 +17,8 @@ FILL = """
         told = (
             SELECT string_agg(l.line, chr(10) ORDER BY l.place) FROM (
                 SELECT m.line, min(m.place) AS place FROM jsonb_array_elements_text(
-                    jsonb_path_query_array(u.document, '$.error.message')
+                    jsonb_path_query_array(coalesce(e.error, 'null'), '$.message')
+                    || jsonb_path_query_array(u.document, '$.error.message')
                     || jsonb_path_query_array(u.document, '$.attention.reason')
                     || jsonb_path_query_array(u.document, '$.steps[*][1 to 2].error.message')
                 ) WITH ORDINALITY AS m(line, place) GROUP BY m.line) AS l)
@@ -30,7 +31,8 @@ FILL = """
             CASE WHEN u.state IN ('COMPENSATING', 'COMPENSATION_FAILED') THEN '$.steps[*][2].error ? (@.step == $step)'
                 ELSE '$.steps[*][1].error ? (@.step == $step)' END::jsonpath,
             jsonb_build_object('step', b.step)),
-        CASE WHEN u.attention THEN jsonb_build_object('code', u.document #> '{attention,code}') END,
+        CASE WHEN u.attention THEN jsonb_build_object(
+            'code', u.document #> '{attention,code}', 'message', u.document #> '{attention,reason}') END,
         u.document -> 'error') AS error) AS e
     WHERE u.id = saga.id AND u.state <> 'COMPLETED'
         AND (u.attention OR u.document ? 'error' OR jsonb_path_exists(u.document, '$.steps[*][1 to 2].error'))"""

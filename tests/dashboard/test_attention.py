@@ -1,6 +1,7 @@
 """The landing page: causes with their counts, a button for exactly these, and the health of the house."""
 
 import pytest
+from sqlalchemy import text
 
 from app.alive import KEPT_SECONDS, Alive, leave_sign
 from app.engine import now_of
@@ -97,6 +98,17 @@ async def test_more_than_can_be_looked_at_are_still_counted(shop: World, browser
     text = (await browser.get("/admin/")).text
     assert "3 sagas need a person" in text
     assert "The newest 2 are counted here." in text
+
+
+async def test_a_saga_whose_state_is_not_understood_keeps_nobody_from_seeing_the_others(shop: World, browser: Browser):
+    await stuck(shop, 403)
+    spoilt = await stuck(shop)
+    before = causes((await browser.get("/admin/")).page)
+    async with shop.worker.database.begin() as connection:
+        spoil = """UPDATE saga SET document = document || '{"state": "NOWHERE", "steps": 1}' WHERE id = :id"""
+        await connection.execute(text(spoil), {"id": spoilt})
+    shown = await browser.get("/admin/")
+    assert (shown.status, causes(shown.page)) == (200, before)
 
 
 async def test_nothing_needs_a_person(shop: World, browser: Browser):
