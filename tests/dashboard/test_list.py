@@ -11,8 +11,10 @@ import pytest
 from app import probes
 from app.api import sagas as api_sagas
 from app.errors import DatabaseUnavailable
+from app.operating import Operator
 from app.store import overview
 from app.store.bulk_jobs import BulkJobs
+from app.store.sagas import Saga
 from tests.api.conftest import ONCE, World
 from tests.dashboard.conftest import PASSWORD, Browser, Element
 from tests.participant import ACCEPTED, ACTION, BUSY, COMPENSATION, REFUSED, Behaviour, answers
@@ -332,6 +334,26 @@ async def test_jobs_are_listed_and_lead_to_those_that_match_now(shop: World, bro
     for path in ("/admin/bulk/nothing", "/admin/bulk/01900000-0000-7000-8000-000000000000"):
         assert (await browser.get(path)).status == 404
     assert (await browser.get("/admin/bulk?cursor=x")).status == 422
+
+
+async def test_where_the_database_went_away_it_is_said_that_it_is_not_known(shop: World, browser: Browser, monkeypatch):
+    done, doubtful = (await shop.submit())["id"], (await shop.submit())["id"]
+    pause = Operator.pause
+
+    async def away(operator: Operator, saga_id: str, reason: str) -> Saga:
+        saga = await pause(operator, saga_id, reason)
+        if saga_id == doubtful:
+            raise DatabaseUnavailable(OSError("gone with the answer"))
+        return saga
+
+    monkeypatch.setattr(Operator, "pause", away)
+    asked = await browser.get("/admin/sagas/bulk?action=pause&of=all")
+    sent = await browser.send(asked.main.one("form", method="post"), reason="x")
+    job = await browser.get(sent.headers["Location"])
+    assert "done to 1 of 2" in job.text
+    assert "it is not known whether it was done" in job.text
+    assert [link["href"] for link in job.main.one("table").all("a")] == [f"/admin/sagas/{doubtful}"]
+    assert (await shop.api.get(f"/sagas/{done}")).json["paused"]
 
 
 async def test_a_job_whose_process_died_says_so(shop: World, browser: Browser, monkeypatch):
