@@ -173,9 +173,13 @@ class Services:
                 raise not_found(name)
             before = _service(row)
             if before.pause is not None and not ends:
-                raise Problem(409, "already-paused", f"{name} is paused already, by {before.pause.by}.")
+                raise Problem(
+                    409,
+                    "already-paused",
+                    f"{name} is paused already, by {before.pause.by}: resume it to send to it again.",
+                )
             if before.pause is None and ends:
-                raise Problem(409, "not-paused", f"{name} is not paused.")
+                raise Problem(409, "not-paused", f"{name} is not paused: what is for it is sent as it comes.")
             row = (await connection.execute(update(table).where(this).values(paused).returning(table))).one()
             after = _service(row)
             if ends:
