@@ -7,6 +7,8 @@ sentence). The other errors are the house's own.
 from collections.abc import Sequence
 from typing import Any, Final
 
+from app.access import Caller
+
 MAX_FAULTS: Final = 100
 """That are told at a time."""
 
@@ -35,6 +37,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 def too_large(limit: int, what: str = "The body") -> Problem:
     detail = f"{what} is larger than {limit:,} bytes. Keep large things elsewhere and send a reference."
     return Problem(413, "body-too-large", detail, limit=limit)
+
+
+def refuse_tenants(caller: Caller, what: str) -> None:
+    """Problem 403 to who acts for one tenant. `what` is the house's: 'Users are managed by the house'."""
+    if not caller.every_tenant:
+        raise Problem(403, "tenant-bound", f"{what}: with a key or a user that belongs to no tenant.")
 
 
 class PayloadUnreadable(Problem):

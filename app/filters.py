@@ -239,10 +239,6 @@ def uuid(text: str) -> str:
     return text.lower()
 
 
-def is_uuid(text: str) -> bool:
-    return _UUID.fullmatch(text) is not None
-
-
 def instant(text: str) -> int:
     # A + that nobody escaped arrives as a space.
     return parse_instant(_PLUS_LOST.sub("+", text))

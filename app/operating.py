@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from app.access import NO_TENANT, Caller
 from app.engine import Submission, not_allowed, summary
-from app.errors import DatabaseUnavailable, Problem
-from app.filters import as_body, is_uuid, uuid
+from app.errors import DatabaseUnavailable, Problem, refuse_tenants
+from app.filters import as_body, uuid
 from app.house import House
 from app.input_schema import InputSchemas
 from app.redacting import discreet, restored_input, restored_step_input
@@ -41,6 +41,8 @@ from app.store.listing import Filter
 from app.store.sagas import INPUT, Saga, input_of, output_of
 from app.submitting import check_input, find_definition, payload
 
+PAUSES: Final = "Services are paused and resumed by the house"
+"""They are common: who acts for one tenant would stop the sagas of others."""
 BULK_AT_ONCE: Final = 16
 BULK_MOST: Final = 1000
 RESTART_KEYS: Final = 50
@@ -276,7 +278,7 @@ class Operator:
         return await self.house.services.resume(name, self._about_service(name, "resume-service", reason), NO_TENANT)
 
     def _about_service(self, name: str, action: str, reason: str) -> AuditEntry:
-        refuse_tenants(self.caller)
+        refuse_tenants(self.caller, PAUSES)
         return AuditEntry(self.caller.name, action, reason, None, None, self.caller.address, f"service/{name}")
 
     # --- dead letters ---
@@ -323,18 +325,14 @@ class Operator:
         return await self.house.engine.load(letter["saga_id"], caller.sees)
 
 
-def refuse_tenants(caller: Caller) -> None:
-    """Services are common: who acts for one tenant would stop the sagas of others. Problem 403."""
-    if not caller.every_tenant:
-        detail = "Services are the house's: they are paused with a key or by a user that belongs to no tenant."
-        raise Problem(403, "tenant-bound", detail)
-
-
 async def bulk_job(house: House, caller: Caller, job_id: str) -> dict[str, Any]:
     """Problem 404 where the caller sees no such job."""
-    found = await house.bulk_jobs.get(uuid(job_id), caller.sees) if is_uuid(job_id) else None
+    try:
+        found = await house.bulk_jobs.get(uuid(job_id), caller.sees)
+    except ValueError:
+        found = None
     if found is None:
-        raise Problem(404, "job-not-found", f"There is no bulk job {shown(job_id)}.")
+        raise Problem(404, "job-not-found", f"There is no bulk job {shown(job_id)}; GET /admin/api/bulk lists them.")
     return found
 
 

@@ -3,12 +3,13 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from app.access import Caller
 from app.api import schemas
 from app.api.dependencies import MayDefine, MayOperate, MayRead, checked, house_of, read_json, read_reasoned
 from app.api.openapi import describe
 from app.api.sagas import json_response
-from app.errors import Problem
-from app.operating import Operator, refuse_tenants
+from app.errors import Problem, refuse_tenants
+from app.operating import PAUSES, Operator
 from app.registration import ServiceInvalid, check_service
 from app.store.audit import AuditEntry
 from app.store.services import not_found, without_secrets
@@ -68,8 +69,7 @@ async def put(request: Request, caller: MayDefine, name: str) -> Response:
     ),
 )
 async def pause(request: Request, caller: MayOperate, name: str) -> Response:
-    refuse_tenants(caller)
-    reason = (await read_reasoned(request, schemas.Reason)).reason
+    reason = await _reason(request, caller)
     return json_response(without_secrets(await Operator(house_of(request), caller).pause_service(name, reason)))
 
 
@@ -84,6 +84,11 @@ async def pause(request: Request, caller: MayOperate, name: str) -> Response:
     ),
 )
 async def resume(request: Request, caller: MayOperate, name: str) -> Response:
-    refuse_tenants(caller)
-    reason = (await read_reasoned(request, schemas.Reason)).reason
+    reason = await _reason(request, caller)
     return json_response(without_secrets(await Operator(house_of(request), caller).resume_service(name, reason)))
+
+
+async def _reason(request: Request, caller: Caller) -> str:
+    """Who may not pause is told so, whatever the body is."""
+    refuse_tenants(caller, PAUSES)
+    return (await read_reasoned(request, schemas.Reason)).reason

@@ -9,12 +9,12 @@ from app.api import schemas
 from app.api.dependencies import Anybody, MayAdminister, checked, house_of, read_json
 from app.api.openapi import describe, parameter
 from app.api.sagas import json_response, page_response
-from app.errors import Problem
+from app.errors import Problem, refuse_tenants
 from app.filters import PAGING, Query
 from app.instants import rfc3339
 from app.people import passwords, visits
 from app.people.logins import Visit, is_name, plain_name
-from app.people.users import NAME_RULE, known_name, refuse_tenants
+from app.people.users import NAME_RULE, USERS, known_name
 from app.store.accounts import Account
 from app.store.database import to_micros
 
@@ -60,7 +60,7 @@ def _check_password(path: str, password: str, name: str) -> None:
     ),
 )
 async def find(request: Request, caller: MayAdminister) -> Response:
-    refuse_tenants(caller)
+    refuse_tenants(caller, USERS)
     query = Query(request, PAGING)
     limit, after = query.limit(), query.one("cursor", str)
     query.check()
@@ -79,7 +79,7 @@ async def find(request: Request, caller: MayAdminister) -> Response:
     ),
 )
 async def create(request: Request, caller: MayAdminister) -> Response:
-    refuse_tenants(caller)
+    refuse_tenants(caller, USERS)
     wanted = checked(schemas.UserRequest, await read_json(request))
     name = plain_name(wanted.name)
     if not is_name(name):
@@ -106,7 +106,7 @@ async def create(request: Request, caller: MayAdminister) -> Response:
     ),
 )
 async def change(request: Request, caller: MayAdminister, name: str) -> Response:
-    refuse_tenants(caller)
+    refuse_tenants(caller, USERS)
     wanted = checked(schemas.UserChange, await read_json(request))
     name = known_name(name)
     changes: dict[str, Any] = {
@@ -131,7 +131,7 @@ async def change(request: Request, caller: MayAdminister, name: str) -> Response
     ),
 )
 async def remove(request: Request, caller: MayAdminister, name: str) -> Response:
-    refuse_tenants(caller)
+    refuse_tenants(caller, USERS)
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
     await house_of(request).users.remove(caller, known_name(name), reason)
     return Response(status_code=204)
@@ -148,7 +148,7 @@ async def remove(request: Request, caller: MayAdminister, name: str) -> Response
     ),
 )
 async def log_out(request: Request, caller: MayAdminister, name: str) -> Response:
-    refuse_tenants(caller)
+    refuse_tenants(caller, USERS)
     reason = checked(schemas.CancelRequest, await read_json(request, empty={})).reason
     return json_response({"sessions": await house_of(request).users.log_out(caller, known_name(name), reason)})
 

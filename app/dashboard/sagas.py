@@ -108,17 +108,16 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
     faults, place = view.faults, view.place
     rows, more, paused = [], None, frozenset[str]()
     counts: Mapping[str, int] = {}
-    naming = asyncio.create_task(house.definitions.names())
-    try:
-        if not faults:
-            (found, more), counts, paused = await asyncio.gather(
-                house.listing.sagas(view.wanted, limit=view.limit, after=place),
-                house.overview.counts(view.wanted),
-                house.services.paused(),
-            )
-            rows = [row_of(saga, paused) for saga in found]
-    finally:
-        names = [each["name"] for each in await naming]
+    if faults:
+        names = await house.definitions.names()
+    else:
+        (found, more), counts, names, paused = await asyncio.gather(
+            house.listing.sagas(view.wanted, limit=view.limit, after=place),
+            house.overview.counts(view.wanted),
+            house.definitions.names(),
+            house.services.paused(),
+        )
+        rows = [row_of(saga, paused) for saga in found]
     return page(
         request,
         visitor,
@@ -128,7 +127,7 @@ async def sagas(request: Request, visitor: Visiting) -> Response:
         view=view,
         rows=rows,
         chips=_chips(view, counts),
-        names=names,
+        names=[each["name"] for each in names],
         within=WITHIN,
         faults=faults,
         next=None if more is None else view.address(cursor=more.cursor()),

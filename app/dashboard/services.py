@@ -13,11 +13,11 @@ from app.dashboard.access import Posting, Visiting, Visitor, house_of, refuse_wi
 from app.dashboard.acting import reason_of
 from app.dashboard.definitions import share
 from app.dashboard.pages import Page, page, role_needed
-from app.errors import Problem
+from app.errors import Problem, refuse_tenants
 from app.filters import Query
 from app.house import House
 from app.instants import duration
-from app.operating import Operator, refuse_tenants
+from app.operating import PAUSES, Operator
 from app.saga.service import Service
 from app.saga.state import COMPENSATION
 from app.store.rates import RECENT_CALLS, RECENT_SAGAS, RecentCall, in_flight, recent_calls
@@ -105,7 +105,7 @@ def _refusal(visitor: Visitor) -> str | None:
     if not visitor.caller.may(Right.OPERATE):
         return role_needed(Right.OPERATE)
     try:
-        refuse_tenants(visitor.caller)
+        refuse_tenants(visitor.caller, PAUSES)
     except Problem as problem:
         return problem.detail
     return None

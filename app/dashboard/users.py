@@ -12,11 +12,11 @@ from app.dashboard.access import Posted, Posting, Visiting, Visitor, house_of, r
 from app.dashboard.acting import reason_of, text_of
 from app.dashboard.keys import tenant_in
 from app.dashboard.pages import Page, page
-from app.errors import Problem
+from app.errors import Problem, refuse_tenants
 from app.filters import PAGING, Query
 from app.people import passwords
 from app.people.logins import is_name, plain_name
-from app.people.users import NAME_RULE, known_name, refuse_tenants
+from app.people.users import NAME_RULE, USERS, known_name
 from app.saga.fields import shown
 from app.store.accounts import Account
 from app.store.database import to_micros
@@ -37,7 +37,7 @@ router = APIRouter(route_class=Page, include_in_schema=False)
 
 def _refuse_others(visitor: Visitor) -> None:
     refuse_without(visitor, Right.ADMINISTER)
-    refuse_tenants(visitor.caller)
+    refuse_tenants(visitor.caller, USERS)
 
 
 @router.get(PATH)

@@ -16,7 +16,8 @@ _COUNTS: Final = text("""
         WHERE state IN ('CREATED', 'EXECUTING', 'COMPENSATING') GROUP BY definition, state
     UNION ALL SELECT 'attention', definition, '', count(*) FROM saga WHERE attention GROUP BY definition
     UNION ALL SELECT 'letter', saga, '', count(*) FROM dead_letter WHERE status = 'open' GROUP BY saga
-    UNION ALL SELECT 'definition', name, '', count(*) FROM definition GROUP BY name""")
+    UNION ALL SELECT 'definition', name, '', count(*) FROM definition GROUP BY name
+    UNION ALL SELECT 'paused', name, '', (paused_at IS NOT NULL)::int FROM service""")
 _NOTICES: Final = select(STATUS, func.count().label("number")).where(notice.c.service.is_(None)).group_by(STATUS)
 _DELIVERIES: Final = text("""
     SELECT s.name, count(n.id) AS number FROM service AS s LEFT JOIN notice AS n ON n.service = s.name
@@ -24,7 +25,6 @@ _DELIVERIES: Final = text("""
 _OVERDUE: Final = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(wake_at)), 0)::float8 FROM saga
     WHERE wake_at < now()""")
-_PAUSED: Final = text("SELECT name, paused_at IS NOT NULL AS paused FROM service")
 # Only what has long been silent is looked into: a hold is `paused`, a delayed start is CREATED, and what waits for a
 # callback, for a retry or for a paused service says so in its document.
 _STUCK: Final = text(f"""
@@ -48,8 +48,8 @@ class Gauges:
     """By status."""
     deliveries: dict[str, int] = field(default_factory=dict)
     """By service: events that it has not taken yet."""
-    paused: dict[str, bool] = field(default_factory=dict)
-    """By service."""
+    paused: dict[str, int] = field(default_factory=dict)
+    """By service: 1 while nothing new is sent to it, else 0."""
     definitions: Sequence[str] = ()
     stuck: int = 0
     oldest_overdue_seconds: float = 0
@@ -65,11 +65,12 @@ async def read_gauges(database: Database, stuck_after_seconds: float) -> Gauges:
                 gauges.attention[row.saga] = row.number
             elif row.what == "letter":
                 gauges.open_letters[row.saga] = row.number
+            elif row.what == "paused":
+                gauges.paused[row.saga] = row.number
             else:
                 names.append(row.saga)
         gauges.notices = {row.status: row.number for row in await connection.execute(_NOTICES)}
         gauges.deliveries = {row.name: row.number for row in await connection.execute(_DELIVERIES)}
-        gauges.paused = {row.name: row.paused for row in await connection.execute(_PAUSED)}
         gauges.oldest_overdue_seconds = (await connection.execute(_OVERDUE)).scalar_one()
         gauges.stuck = (await connection.execute(_STUCK, {"seconds": stuck_after_seconds})).scalar_one()
     gauges.definitions = sorted(names)

@@ -312,7 +312,7 @@ async def test_an_operator_of_a_tenant_pauses_nothing(shop: World, browser: Brow
     theirs = await user(shop.api, "ada", "operator", "acme")
     row = services((await theirs.get("/admin/services")).page)["shop"]
     assert list(row.all("form")) == []
-    assert "Services are the house's" in row.text
+    assert "Services are paused and resumed by the house" in row.text
     refused = await theirs.post(form["action"], reason="still")
     assert (refused.status, "Nothing was done." in refused.text) == (403, True)
     assert (await shop.api.get("/services/shop")).json["paused"] is None

@@ -219,10 +219,10 @@ async def test_what_waits_for_it_is_not_stuck(workshop: Workshop) -> None:
     assert (await read_gauges(workshop.house.database, 60)).stuck == 1
     await pause(workshop)
     found = await read_gauges(workshop.house.database, 60)
-    assert (found.stuck, found.paused) == (0, {"shop": True})
+    assert (found.stuck, found.paused) == (0, {"shop": 1})
     await resume(workshop)
     found = await read_gauges(workshop.house.database, 60)
-    assert (found.stuck, found.paused) == (1, {"shop": False})
+    assert (found.stuck, found.paused) == (1, {"shop": 0})
 
 
 async def test_the_trail_says_who_has_paused_and_resumed(workshop: Workshop) -> None:
