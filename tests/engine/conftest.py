@@ -37,3 +37,12 @@ async def workshop(house: House, participant: Participant, redis_url: str) -> As
         workshop = Workshop(house, participant, valkey)
         yield workshop
         await workshop.check_everything()
+
+
+@pytest.fixture
+async def other(
+    settings: Settings, workshop: Workshop, participant: Participant, redis_url: str
+) -> AsyncIterator[Workshop]:
+    """A second worker, with a house of its own."""
+    async with open_house(settings, worker=True) as house, redis.asyncio.Redis.from_url(redis_url) as valkey:
+        yield Workshop(house, participant, valkey)

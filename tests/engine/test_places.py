@@ -1,19 +1,15 @@
 """`max_concurrent`: so many run, the rest wait as CREATED, first come, first served, whoever dies."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from app import probes
 from app.engine import Engine
-from app.house import open_house
 from app.saga.messages import Pause, Resume
 from app.saga.state import ACTION, SECOND
-from app.settings import Settings
-from tests.participant import OK, REFUSED, Participant
+from tests.participant import OK, REFUSED
 from tests.waiting import until
 
 from .workshop import Ring, SagaState, Stop, Workshop
@@ -22,14 +18,6 @@ from .workshop import Ring, SagaState, Stop, Workshop
 @pytest.fixture
 def options() -> dict[str, Any]:
     return {"lease_grace": 4, "redispatch_after": 2}
-
-
-@pytest.fixture
-async def other(
-    settings: Settings, workshop: Workshop, participant: Participant, redis_url: str
-) -> AsyncIterator[Workshop]:
-    async with open_house(settings, worker=True) as house, redis.asyncio.Redis.from_url(redis_url) as valkey:
-        yield Workshop(house, participant, valkey)
 
 
 @pytest.fixture

@@ -9,29 +9,17 @@ from typing import Any
 
 import orjson
 import pytest
-import redis.asyncio
 
 from app import probes
-from app.house import open_house
 from app.saga.messages import Extend, Resume
 from app.saga.state import ACTION, COMPENSATION, CallState, Operation
-from app.settings import Settings
-from tests.participant import DONE_BUT_503, OK, REFUSED, Behaviour, Participant
+from tests.participant import DONE_BUT_503, OK, REFUSED, Behaviour
 from tests.waiting import until
 
 from .workshop import QUICK, Cancel, Pause, Ring, SagaState, Stop, Workshop, states
 
 SHORT_LEASES = pytest.mark.parametrize("options", [{"lease_grace": 0.4, "redispatch_after": 0.4}])
 PARALLEL = ({"name": "a", "depends_on": []}, {"name": "b", "depends_on": []})
-
-
-@pytest.fixture
-async def other(
-    settings: Settings, workshop: Workshop, participant: Participant, redis_url: str
-) -> AsyncIterator[Workshop]:
-    """A second worker, with a house of its own."""
-    async with open_house(settings, worker=True) as house, redis.asyncio.Redis.from_url(redis_url) as valkey:
-        yield Workshop(house, participant, valkey)
 
 
 # --- intent before the call -------------------------------------------------------------------------------------

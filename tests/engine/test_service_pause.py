@@ -1,22 +1,18 @@
 """A service that an operator has paused: nothing new is sent to it, nothing is lost, and nobody else waits."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from app.access import Caller, of_key
 from app.errors import Problem
-from app.house import open_house
 from app.operating import Operator
 from app.saga.service import Service
 from app.saga.state import COMPENSATION, SECOND, CallState
-from app.settings import Settings
 from app.store.gauges import read_gauges
 from app.store.services import STALE_SECONDS, WAIT_SECONDS
-from tests.participant import REFUSED, Participant
+from tests.participant import REFUSED, Hold
 
 from .workshop import SagaState, Workshop, put_shop, states
 
@@ -28,21 +24,21 @@ def options() -> dict[str, Any]:
     return {"lease_grace": 2, "redispatch_after": 0.2}
 
 
-@pytest.fixture
-async def other(
-    settings: Settings, workshop: Workshop, participant: Participant, redis_url: str
-) -> AsyncIterator[Workshop]:
-    """Another process."""
-    async with open_house(settings, worker=True) as house, redis.asyncio.Redis.from_url(redis_url) as valkey:
-        yield Workshop(house, participant, valkey)
-
-
 async def pause(workshop: Workshop, name: str = "shop") -> Service:
     return await Operator(workshop.house, WHO).pause_service(name, "it is being moved")
 
 
 async def resume(workshop: Workshop, name: str = "shop") -> Service:
     return await Operator(workshop.house, WHO).resume_service(name, "it has moved")
+
+
+async def pause_meanwhile(workshop: Workshop, hold: Hold) -> None:
+    """While a call is held; then it goes on, and all that follows is done."""
+    draining = asyncio.create_task(workshop.drain())
+    await hold.reached.wait()
+    await pause(workshop)
+    hold.release()
+    await draining
 
 
 async def test_what_is_to_be_sent_waits_and_is_sent_when_the_service_is_resumed(workshop: Workshop) -> None:
@@ -76,11 +72,7 @@ async def test_an_attempt_that_is_under_way_ends_as_it_will(workshop: Workshop) 
     await workshop.define("reserve", "charge")
     hold = workshop.participant.hold("reserve")
     saga_id = await workshop.start()
-    draining = asyncio.create_task(workshop.drain())
-    await hold.reached.wait()
-    await pause(workshop)
-    hold.release()
-    await draining
+    await pause_meanwhile(workshop, hold)
     assert states(await workshop.load(saga_id)) == [CallState.SUCCEEDED, CallState.SCHEDULED]
     assert workshop.participant.requests("charge") == []
     await resume(workshop)
@@ -92,11 +84,7 @@ async def test_what_waits_for_a_slot_of_the_service_is_not_sent(workshop: Worksh
     await workshop.define("reserve")
     hold = workshop.participant.hold("reserve")
     first, second = await workshop.start(), await workshop.start()
-    draining = asyncio.create_task(workshop.drain())
-    await hold.reached.wait()
-    await pause(workshop)
-    hold.release()
-    await draining
+    await pause_meanwhile(workshop, hold)
     assert len(workshop.participant.asked) == 1
     await resume(workshop)
     await workshop.finish(first, second)
@@ -109,11 +97,7 @@ async def test_others_go_on_and_what_is_to_be_undone_waits(workshop: Workshop) -
     await workshop.define("reserve", {"name": "book", "service": "depot"}, "ship", timeout="600ms")
     hold = workshop.participant.hold("book")
     saga_id = await workshop.start()
-    draining = asyncio.create_task(workshop.drain())
-    await hold.reached.wait()
-    await pause(workshop)
-    hold.release()
-    await draining
+    await pause_meanwhile(workshop, hold)
     await workshop.sweep_until_moved(saga_id)
     while (saga := await workshop.load(saga_id)).state.state is SagaState.EXECUTING:
         await workshop.sweep_until_moved(saga_id)

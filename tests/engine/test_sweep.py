@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -27,14 +26,6 @@ def options() -> dict[str, Any]:
 
 
 LONG = pytest.mark.parametrize("options", [{"redispatch_after": 3600}])
-
-
-@pytest.fixture
-async def other(
-    settings: Settings, workshop: Workshop, participant: Participant, redis_url: str
-) -> AsyncIterator[Workshop]:
-    async with open_house(settings, worker=True) as house, redis.asyncio.Redis.from_url(redis_url) as valkey:
-        yield Workshop(house, participant, valkey)
 
 
 async def test_a_message_that_was_lost_is_sent_again_at_growing_distances(workshop: Workshop) -> None:
